@@ -1,0 +1,81 @@
+"""Files that are either whole or not there: atomic writing, checksums, JSON."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from arfl.errors import UserError
+
+_DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "your disk quota is used up; free some space",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EACCES: "permission denied; choose a folder that you may write to",
+    errno.EPERM: "operation not permitted; choose a folder that you may write to",
+}
+
+
+@contextlib.contextmanager
+def disk_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Turn a full, read-only or forbidden disk met while writing ``path`` into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        remedy = _DISK_ERRORS.get(error.errno)
+        if remedy is None:
+            raise
+        raise UserError(f"cannot write {path}: {remedy} and run again") from error
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that takes its name only when the block succeeds.
+
+    Works for a file and for a folder (which the block creates). Whatever happens in the block,
+    ``path`` is either the old thing or the whole new one, and no temporary is left behind.
+    """
+    path = Path(path)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            temporary = holder / path.name
+            yield temporary
+            if temporary.is_dir() and path.is_dir():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+        finally:
+            shutil.rmtree(holder, ignore_errors=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write ``text`` to ``path`` atomically, as UTF-8."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike, value: object) -> None:
+    """Write ``value`` to ``path`` atomically as JSON; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike) -> object:
+    """Read a JSON file; a missing or broken one is a `UserError` that says what to do."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; run the step that makes it first") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); delete it and run again") from None
+
+
+def checksum(path: str | os.PathLike, algorithm: str = "sha256") -> str:
+    """Hexadecimal digest of a file's content, read in chunks."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, algorithm).hexdigest()
