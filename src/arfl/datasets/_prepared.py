@@ -1,0 +1,197 @@
+"""The prepared form of a dataset: arrays that can be memory-mapped, and what is known of them."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from arfl.errors import UserError
+from arfl.files import atomic_path, read_json, write_json, write_text
+
+KINDS = ("complete", "sample", "stand-in", "synthetic")
+"""What the data is: all of the paper's source, a part of it, other real data, or generated."""
+
+_ARRAYS = ("train_x", "train_y", "test_x", "test_y", "train_group")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a dataset's module hands over to be written.
+
+    Attributes:
+        train_x, test_x: inputs, samples first; images uint8 (n, C, H, W), token ids int16 (n, L)
+            with -1 for padding, or float32 features (n, F).
+        train_y, test_y: class labels 0..n_classes-1, shape (n,).
+        kind: one of `KINDS`.
+        note: one sentence for captions that says which data this is.
+        class_names: the name of each class, in the order of the labels.
+        train_group: for data that comes from known participants, the index into ``group_names`` of
+            each training sample, shape (n,).
+        normalisation: ``mean`` and ``std`` per channel of images scaled to 0..1, or None.
+        trigger: ``columns`` and ``values`` of a tabular backdoor trigger, in prepared units.
+        sources: where the data came from, one mapping per file.
+        details: further facts for ``meta.json``, for example how many rows were dropped.
+        texts: further text files, by name, to lie beside the arrays.
+    """
+
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    kind: str
+    note: str
+    class_names: Sequence[str]
+    train_group: np.ndarray | None = None
+    group_names: Sequence[str] | None = None
+    normalisation: Mapping[str, Sequence[float]] | None = None
+    vocabulary_size: int | None = None
+    trigger: Mapping[str, Sequence[float]] | None = None
+    sources: Sequence[Mapping[str, object]] = ()
+    details: Mapping[str, object] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by file name without suffix."""
+        named = {name: getattr(self, name) for name in _ARRAYS}
+        return {name: array for name, array in named.items() if array is not None}
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """A prepared folder, its arrays mapped read-only; see `Preparation` for shapes and types.
+
+    Attributes:
+        folder: where it lies.
+        meta: the content of its ``meta.json``.
+    """
+
+    folder: Path
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    train_group: np.ndarray | None
+    meta: dict
+
+    @property
+    def name(self) -> str:
+        """The dataset's registry name."""
+        return self.meta["name"]
+
+    @property
+    def class_names(self) -> list[str]:
+        """The name of each class, in the order of the labels."""
+        return self.meta["class_names"]
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes the labels have."""
+        return self.meta["n_classes"]
+
+    @property
+    def group_names(self) -> list[str] | None:
+        """The names of the participants that the data itself knows, such as US states."""
+        return self.meta["group_names"]
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 over the names, types, shapes and bytes of the arrays."""
+        return self.meta["checksum"]
+
+
+def write(name: str, preparation: Preparation, folder: Path) -> None:
+    """Write the prepared form of dataset ``name`` into ``folder``, complete or not at all."""
+    arrays = preparation.arrays()
+    meta = {
+        "name": name,
+        "kind": preparation.kind,
+        "note": preparation.note,
+        "n_train": len(preparation.train_x),
+        "n_test": len(preparation.test_x),
+        "n_classes": len(preparation.class_names),
+        "class_names": list(preparation.class_names),
+        "normalisation": preparation.normalisation,
+        "vocabulary_size": preparation.vocabulary_size,
+        "group_names": None if preparation.group_names is None else list(preparation.group_names),
+        "trigger": preparation.trigger,
+        "sources": list(preparation.sources),
+        "details": preparation.details,
+        "arrays": {
+            key: {"dtype": str(array.dtype), "shape": list(array.shape)}
+            for key, array in arrays.items()
+        },
+        "checksum": _checksum(arrays),
+    }
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        for key, array in arrays.items():
+            np.save(temporary / f"{key}.npy", array, allow_pickle=False)
+        for file, text in preparation.texts.items():
+            write_text(temporary / file, text)
+        write_json(temporary / "meta.json", meta)
+
+
+def load(folder: str | os.PathLike, verify: bool = False) -> PreparedDataset:
+    """Map a prepared folder, without reading the arrays.
+
+    Args:
+        folder: a folder that `arfl.datasets.prepare` wrote.
+        verify: read the arrays once and compare them with their checksum.
+
+    Raises:
+        UserError: if a file is missing, broken, or not what ``meta.json`` says.
+    """
+    folder = Path(folder)
+    meta = read_json(folder / "meta.json")
+    remedy = f"delete {folder} and prepare the dataset again"
+    try:
+        described = meta["arrays"]
+        arrays = {key: np.load(folder / f"{key}.npy", mmap_mode="r") for key in described}
+        for key, array in arrays.items():
+            if [str(array.dtype), list(array.shape)] != [
+                described[key]["dtype"],
+                described[key]["shape"],
+            ]:
+                raise UserError(f"{folder / key}.npy is not the array of meta.json; {remedy}")
+        dataset = PreparedDataset(
+            folder=folder, **{key: arrays.get(key) for key in _ARRAYS}, meta=meta
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is not a whole prepared dataset ({error}); {remedy}") from None
+    if verify and _checksum(arrays) != dataset.checksum:
+        raise UserError(f"the arrays in {folder} do not match their checksum; {remedy}")
+    return dataset
+
+
+def stratified_split(
+    strata: np.ndarray, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split 80/20 within each stratum, so that even a stratum of one sample can be trained on.
+
+    Args:
+        strata: a label per sample, shape (n,).
+        generator: decides which samples are tested on.
+
+    Returns:
+        Sorted indices of the training and of the test part; a stratum of m samples gives
+        floor(m / 5) of them to the test part.
+    """
+    test = [
+        generator.permutation(members)[: len(members) // 5]
+        for members in (np.flatnonzero(strata == value) for value in np.unique(strata))
+    ]
+    in_test = np.zeros(len(strata), dtype=bool)
+    in_test[np.concatenate(test)] = True
+    return np.flatnonzero(~in_test), np.flatnonzero(in_test)
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for key in sorted(arrays):
+        array = np.ascontiguousarray(arrays[key])
+        digest.update(f"{key} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
