@@ -17,16 +17,49 @@ import os
 from pathlib import Path
 from types import ModuleType
 
+from arfl.datasets import _sources
 from arfl.datasets._prepared import Preparation, PreparedDataset, load, write
 from arfl.errors import UserError
+from arfl.files import write_json
 
-__all__ = ["Preparation", "PreparedDataset", "load", "names", "prepare"]
+__all__ = ["Preparation", "PreparedDataset", "fetch", "load", "names", "prepare"]
 
 
 def names() -> tuple[str, ...]:
     """The datasets that `fetch` and `prepare` know, sorted."""
     files = Path(__file__).parent.glob("[!_]*.py")
     return tuple(sorted(file.stem for file in files))
+
+
+def fetch(
+    name: str,
+    raw_dir: str | os.PathLike,
+    sources: str | os.PathLike,
+    mirror: str | os.PathLike | None = None,
+) -> None:
+    """Put a dataset's source files, verified, and the receipt ``fetched.json`` into a folder.
+
+    With a mirror, the files are taken from ``<mirror>/<name>/`` and nowhere else; without one, from
+    ``raw_dir`` if the user has put them there, else from the network. Files may be packed as
+    ``.gz`` or ``.xz``; the raw folder gets them unpacked. Nothing is written to a mirror.
+
+    Args:
+        name: one of `names`; for an embedded dataset the receipt alone is written.
+        raw_dir: this dataset's raw folder, for example ``data/raw/mnist``.
+        sources: the table of sources, ``workflow/resources/datasets.csv``.
+        mirror: a folder with one folder per dataset; by default the environment variable
+            ``ARFL_DATA_MIRROR``, if it is set.
+
+    Raises:
+        UserError: if a file cannot be had or is not what it should be; the message says what to
+            put where.
+    """
+    if _module(name).EMBEDDED:
+        write_json(Path(raw_dir) / _sources.RECEIPT, {"dataset": name, "files": []})
+        return
+    if mirror is None:
+        mirror = os.environ.get("ARFL_DATA_MIRROR") or None
+    _sources.fetch(name, Path(raw_dir), sources, mirror)
 
 
 def prepare(
