@@ -1,0 +1,135 @@
+import json
+from pathlib import Path
+
+import pytest
+from reporting_records import Experiment
+
+from arfl.errors import UserError
+from arfl.reporting import collect
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    return Experiment(tmp_path, targets=("figure3", "table4"))
+
+
+def collected(experiment, target):
+    out = experiment.run_dir / "collected" / target
+    collect.collect(experiment.plan_path, target, out)
+    return collect.load(out)
+
+
+def test_every_plan_row_has_a_row_with_its_last_round(experiment):
+    experiment.write()
+    result = collected(experiment, "table4")
+    assert len(result.cells) == len(experiment.targets["table4"]) == 6 * 4 * 3
+    for row, planned in zip(result.cells, experiment.targets["table4"], strict=True):
+        record = json.loads(Path(planned["record"]).read_text())
+        assert row.state == "done"
+        assert row.x == planned["x"]
+        assert row.accuracy == record["rounds"][-1]["accuracy"]
+        assert row.settings == record["settings"]
+        assert row.attackers == record["clients"]["attackers"]
+        assert row.dirty is False
+
+
+def test_rounds_and_weights_carry_every_value(experiment):
+    experiment.write()
+    result = collected(experiment, "figure3")
+    cell_id = "mnist_shards/label_flip/2/foolsgold/seed-1"
+    record = json.loads(experiment.path(cell_id).read_text())
+    rounds = [r for r in result.rounds if r.cell_id == cell_id]
+    assert [r.accuracy for r in rounds] == [r["accuracy"] for r in record["rounds"]]
+    weights = {(w.round, w.client): w for w in result.weights if w.cell_id == cell_id}
+    assert len(weights) == 10 * 20
+    assert weights[3, 7].weight == pytest.approx(record["rounds"][2]["weights"][7], rel=1e-5)
+    attackers = {w.client for w in weights.values() if w.attacker}
+    assert attackers == set(record["clients"]["attackers"])
+    assert not any(w.cell_id.endswith("fedavg/seed-1") for w in result.weights)
+
+
+def test_weights_of_long_runs_are_thinned_but_keep_both_ends(tmp_path):
+    experiment = Experiment(tmp_path, n_rounds=200, seeds=(1,), targets=("hyperparameters",))
+    experiment.write()
+    rounds = {w.round for w in collected(experiment, "hyperparameters").weights}
+    assert len(rounds) == collect.WEIGHT_ROUNDS
+    assert {1, 200} <= rounds
+
+
+def break_json(path):
+    path.write_text(path.read_text()[:-5])
+
+
+def change(**updates):
+    def breaker(path):
+        record = json.loads(path.read_text())
+        for dotted, value in updates.items():
+            *parents, last = dotted.split("__")
+            place = record
+            for key in parents:
+                place = place[int(key) if key.isdigit() else key]
+            place[last] = value
+        path.write_text(json.dumps(record))
+
+    return breaker
+
+
+def drop_rounds(path):
+    record = json.loads(path.read_text())
+    record["rounds"] = record["rounds"][:4]
+    path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("breaker", "reason"),
+    [
+        (break_json, "not valid JSON"),
+        (change(format=7), "format 7"),
+        (change(rounds__9__accuracy=float("nan")), "accuracy is nan"),
+        (change(rounds__0__accuracy=None), "accuracy is None"),
+        (change(rounds__3__attack_success_rate=1.5), "attack_success_rate is 1.5"),
+        (change(settings__scale="paper"), "scale is 'paper'"),
+        (change(cell__id="another"), "record of another"),
+        (change(provenance={}), "field is missing"),
+        (change(rounds=None), "field is missing or has the wrong form"),
+        (drop_rounds, "4 of 10 rounds"),
+    ],
+)
+def test_a_broken_record_is_named_with_its_reason(experiment, breaker, reason):
+    experiment.write()
+    cell_id = "mnist_shards/label_flip/2/median/seed-2"
+    breaker(experiment.path(cell_id))
+    result = collected(experiment, "figure3")
+    row = next(c for c in result.cells if c.cell_id == cell_id)
+    assert row.state == "broken"
+    assert reason in row.reason
+    assert row.accuracy is None
+    assert not any(r.cell_id == cell_id for r in result.rounds)
+    assert sum(c.done for c in result.cells) == len(result.cells) - 1
+
+
+def test_a_missing_record_is_named(experiment):
+    experiment.write()
+    experiment.path("mnist_shards/none/0/fedavg/seed-3").unlink()
+    states = {c.cell_id: c.state for c in collected(experiment, "figure3").cells}
+    assert states["mnist_shards/none/0/fedavg/seed-3"] == "missing"
+    assert list(states.values()).count("missing") == 1
+
+
+def test_views_hold_every_cell_once(experiment):
+    experiment.write()
+    ids = [c.cell_id for c in collected(experiment, "timing").cells]
+    # Clean cells are shared by figure 3 and table 4: 6 rules x (3 + 4 - 1) points x 3 seeds.
+    assert len(ids) == len(set(ids)) == 6 * 6 * 3
+
+
+def test_an_unknown_target_lists_the_known(experiment):
+    experiment.write()
+    with pytest.raises(UserError, match="no target 'table9'; it has figure3, table4"):
+        collected(experiment, "table9")
+
+
+def test_a_csv_of_another_shape_is_a_clear_error(tmp_path):
+    (tmp_path / "cells.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="collect again"):
+        collect.load_cells(tmp_path)

@@ -1,0 +1,202 @@
+import csv
+import json
+import math
+import statistics
+from pathlib import Path
+
+import pytest
+import scipy.stats
+from reporting_records import AGGREGATORS, Experiment
+
+from arfl.errors import UserError
+from arfl.reporting import collect, compare, paper, tables
+
+PAPER = Path(__file__).parents[2] / "workflow" / "resources" / "paper"
+
+
+def printed(target, aggregator):
+    with open(PAPER / f"{target}.csv") as file:
+        return [float(r["value"]) for r in csv.DictReader(file) if r["aggregator"] == aggregator]
+
+
+def test_averages_of_the_csv_are_the_averages_the_paper_prints():
+    with open(PAPER / "printed_averages.csv") as file:
+        averages = list(csv.DictReader(file))
+    assert len(averages) == 18
+    for row in averages:
+        mean = statistics.fmean(printed(row["target"], row["aggregator"]))
+        # Both the entries and their average are rounded to 0.01 %.
+        assert mean == pytest.approx(float(row["value"]), abs=1.0001e-4), row
+
+
+@pytest.mark.parametrize(
+    ("target", "per_aggregator"),
+    [("figure3", 11), ("table1", 5), ("table2", 5), ("table3", 8), ("table4", 4)],
+)
+def test_every_printed_number_is_there(target, per_aggregator):
+    for aggregator in AGGREGATORS:
+        assert len(printed(target, aggregator)) == per_aggregator
+
+
+def test_a_sample_of_printed_numbers():
+    table3 = paper.load(PAPER, "table3").values
+    key = ("cifar10/backdoor_naive", "residual_reweighting", "attack_success_rate", None)
+    assert table3[key].value == 0.0965
+    loan = paper.load(PAPER, "loan").values
+    key = ("loan/backdoor_naive", "foolsgold", "attack_success_rate", None)
+    assert loan[key].value == 0.9996
+    table2 = paper.load(PAPER, "table2").values
+    assert table2["", "repeated_median", "accuracy", 2.0].value == 0.2322
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(experiment, target):
+        out = experiment.run_dir / "collected" / target
+        collect.collect(experiment.plan_path, target, out)
+        prefix = experiment.run_dir / "tables" / target
+        tables.write(out, target, PAPER, prefix)
+        with open(f"{prefix}.csv") as file:
+            rows = list(csv.DictReader(file))
+        return rows, Path(f"{prefix}.md").read_text(), Path(f"{prefix}.tex").read_text()
+
+    return write
+
+
+def accuracies(experiment, cell_format):
+    records = [json.loads(experiment.path(cell_format.format(s)).read_text()) for s in (1, 2, 3)]
+    return [r["rounds"][-1]["accuracy"] for r in records]
+
+
+def test_an_entry_is_recomputed_from_its_records(tmp_path, written):
+    experiment = Experiment(tmp_path, targets=("table4",))
+    experiment.write()
+    rows, markdown, latex = written(experiment, "table4")
+    row = next(r for r in rows if r["aggregator"] == "foolsgold" and r["column"] == "2")
+    values = accuracies(experiment, "mnist_shards/gaussian/2/foolsgold/seed-{}")
+    mean, std = statistics.fmean(values), statistics.stdev(values)
+    assert float(row["ours"]) == pytest.approx(mean)
+    assert float(row["std"]) == pytest.approx(std)
+    assert float(row["difference"]) == pytest.approx(mean - 0.8696)
+    # scipy.stats as the independent witness of the rule's quantile.
+    half = scipy.stats.t.ppf(0.975, 2) * std * math.sqrt(1 / 3 + 1 / 3) + 0.00005
+    assert float(row["allowance"]) == pytest.approx(half)
+    assert row["beyond"] == str(abs(mean - 0.8696) > half).lower()
+    assert f"{100 * mean:.2f} ± {100 * std:.2f}" in markdown
+    assert rf"{100 * mean:.2f} $\pm$ {100 * std:.2f}" in latex
+
+
+def test_the_average_is_over_seeds_of_averages_over_the_sweep(tmp_path, written):
+    experiment = Experiment(tmp_path, targets=("table4",))
+    experiment.write()
+    rows, _, _ = written(experiment, "table4")
+    row = next(r for r in rows if r["aggregator"] == "median" and r["column"] == "average")
+    cells = ("none/0", "gaussian/1", "gaussian/2", "gaussian/3")
+    sweep = [accuracies(experiment, f"mnist_shards/{c}/median/seed-{{}}") for c in cells]
+    means = [statistics.fmean(seed) for seed in zip(*sweep, strict=True)]
+    assert float(row["ours"]) == pytest.approx(statistics.fmean(means))
+    assert float(row["std"]) == pytest.approx(statistics.stdev(means))
+    assert float(row["paper"]) == pytest.approx(0.6826, abs=1e-4)
+
+
+def test_incomplete_seeds_are_told(tmp_path, written):
+    experiment = Experiment(tmp_path, targets=("table4",))
+    experiment.write()
+    experiment.path("mnist_shards/gaussian/1/fedavg/seed-2").unlink()
+    for seed in (1, 2, 3):
+        experiment.path(f"mnist_shards/gaussian/3/median/seed-{seed}").unlink()
+    rows, markdown, _ = written(experiment, "table4")
+    by_key = {(r["aggregator"], r["column"]): r for r in rows}
+    assert by_key["fedavg", "1"]["n_done"] == by_key["fedavg", "average"]["n_done"] == "2"
+    assert by_key["median", "3"]["ours"] == by_key["median", "3"]["difference"] == ""
+    assert "(2/3 seeds)" in markdown
+    assert "(0/3 seeds)" in markdown
+    assert "68 of 72 cells done" in markdown
+
+
+def test_a_single_seed_is_never_marked(tmp_path, written):
+    experiment = Experiment(tmp_path, seeds=(1,), targets=("table4",))
+    experiment.write()
+    rows, markdown, _ = written(experiment, "table4")
+    assert {r["beyond"] for r in rows} == {r["std"] for r in rows} == {""}
+    assert "▲ or ▼" in markdown
+    assert "▲ |" not in markdown
+    assert "▼ |" not in markdown
+
+
+def test_attackers_are_compared_at_the_same_share(tmp_path, written):
+    experiment = Experiment(tmp_path, targets=("figure3",))
+    experiment.write()
+    rows, markdown, _ = written(experiment, "figure3")
+    row = next(r for r in rows if r["aggregator"] == "fedavg" and r["column"] == "2")
+    assert (row["paper_column"], float(row["paper"])) == ("10", 0.8330)
+    assert "2 (paper's 10)" in markdown
+
+
+def test_a_cell_without_attackers_has_no_attack_success_rate_to_miss(tmp_path, written):
+    experiment = Experiment(tmp_path, targets=("figure3",))
+    experiment.write()
+    rows, _, _ = written(experiment, "figure3")
+    clean = [r for r in rows if r["metric"] == "attack_success_rate" and r["column"] == "0"]
+    assert {r["n_planned"] for r in clean} == {"0"}
+
+
+def test_quick_scale_says_so_and_paper_scale_does_not(tmp_path, written):
+    quick = Experiment(tmp_path, targets=("table3",))
+    quick.write()
+    for text in written(quick, "table3")[1:]:
+        assert "Not the paper's experiment (scale quick, stand-in data)" in text
+        assert "digits (stand-in for mnist and cifar10" in text
+    full = Experiment(tmp_path, scale="paper", targets=("table3",))
+    full.write()
+    for text in written(full, "table3")[1:]:
+        assert "Not the paper's experiment" not in text
+        assert "Scale paper" in text
+
+
+def test_backdoor_tables_have_both_definitions(tmp_path, written):
+    experiment = Experiment(tmp_path, targets=("loan",))
+    experiment.write()
+    rows, markdown, _ = written(experiment, "loan")
+    by_key = {(r["panel"], r["aggregator"], r["metric"]): r for r in rows}
+    row = by_key["loan/backdoor_naive", "fedavg", "attack_success_rate"]
+    assert float(row["paper"]) == 0.9971
+    assert float(row["ours"]) == pytest.approx(0.9)
+    row = by_key["loan/backdoor_naive", "fedavg", "attack_success_rate_excl_target"]
+    assert row["paper"] == ""
+    assert float(row["ours"]) == pytest.approx(0.8 / 0.9)
+    assert "target class left out" in markdown
+
+
+def test_latex_is_balanced_and_escaped(tmp_path, written):
+    experiment = Experiment(tmp_path, targets=("table3",))
+    experiment.write()
+    _, _, latex = written(experiment, "table3")
+    assert latex.count("{") - latex.count(r"\{") == latex.count("}") - latex.count(r"\}")
+    assert latex.count(r"\begin{") == latex.count(r"\end{")
+    for line in latex.splitlines():
+        if line.endswith(r"\\"):
+            assert line.count(" & ") == 4
+    assert "%" not in latex.replace(r"\%", "").replace("% needs", "").replace("!}{%", "!}{")
+    assert latex.isascii()
+
+
+def test_timing_gives_medians_per_round(tmp_path, written):
+    experiment = Experiment(tmp_path, targets=("table4",))
+    experiment.write()
+    rows, _, _ = written(experiment, "timing")
+    row = next(r for r in rows if r["aggregator"] == "fedavg")
+    cells = [c for c in experiment.targets["table4"] if c["cell"]["aggregator"] == "fedavg"]
+    seconds = [json.loads(Path(c["record"]).read_text())["seconds"] for c in cells]
+    expected = statistics.median(s["aggregation"] for s in seconds) / 10
+    assert float(row["aggregation_per_round"]) == pytest.approx(expected)
+
+
+def test_a_target_without_a_table_is_refused(tmp_path):
+    with pytest.raises(UserError, match="figure5 has no table"):
+        tables.write(tmp_path, "figure5", PAPER, tmp_path / "x")
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 9])
+def test_student_quantiles(degrees):
+    assert compare.student_t(0.975, degrees) == pytest.approx(scipy.stats.t.ppf(0.975, degrees))
