@@ -1,0 +1,51 @@
+"""FedAvg: the mean of the models (McMahan et al. 2017)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from arfl.aggregators._backend import backend
+from arfl.aggregators._rows import rule
+
+
+@rule("sample_counts")
+def fedavg(models: Tensor, *, sample_counts: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+    r"""Average the models, :math:`\sum_k n_k M^{(k)} / \sum_i n_i`.
+
+    Cost O(K N). Breakdown point 0: one model can move the result anywhere.
+
+    Args:
+        models: (K, N) float32 or float64, one model a row. Rows with a NaN or an infinity are
+            left out, with weight 0.
+        sample_counts: (K,) training samples n_k of each client; None weighs all clients alike,
+            as the paper does.
+
+    Returns:
+        The (N,) model and the (K,) weights, which sum to one.
+
+    Raises:
+        ValueError: if the shapes do not agree or no sample count is positive.
+        NoFiniteModelError: if no model is finite.
+
+    References:
+        McMahan et al., "Communication-efficient learning of deep networks from decentralized
+        data", AISTATS 2017.
+    """
+    if sample_counts is None:
+        counts = torch.ones(len(models), dtype=torch.float64, device=models.device)
+    else:
+        counts = torch.tensor(list(sample_counts), dtype=torch.float64, device=models.device)
+        if min(sample_counts) < 0 or max(sample_counts) <= 0:
+            raise ValueError(f"sample counts must be positive, got {list(sample_counts)}")
+    weights = counts / counts.sum()
+    return backend(models).weighted_sum(models, weights), weights.to(models.dtype)
+
+
+def for_rounds(*, weighted: bool = False) -> Callable:
+    """FedAvg as the round loop calls it; ``weighted`` weighs clients by their sample counts."""
+
+    def aggregate(models, context):
+        return fedavg.__wrapped__(models, sample_counts=context.sample_counts if weighted else None)
+
+    return aggregate

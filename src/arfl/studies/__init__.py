@@ -1,0 +1,1 @@
+"""Small numeric studies of the aggregation rule itself, without any training."""
