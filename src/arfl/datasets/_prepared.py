@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from arfl import seeds
 from arfl.errors import UserError
 from arfl.files import atomic_path, read_json, write_json, write_text
 
@@ -164,6 +165,14 @@ def load(folder: str | os.PathLike, verify: bool = False) -> PreparedDataset:
     if verify and _checksum(arrays) != dataset.checksum:
         raise UserError(f"the arrays in {folder} do not match their checksum; {remedy}")
     return dataset
+
+
+def preparation_stream(seed: int) -> np.random.Generator:
+    """The random numbers of a preparation: which samples are used, split off or generated.
+
+    The index sets the stream apart from the one that divides the same data among participants.
+    """
+    return seeds.generator(seed, "partition", 1)
 
 
 def stratified_split(

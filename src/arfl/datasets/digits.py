@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from arfl import seeds
-from arfl.datasets._prepared import Preparation, stratified_split
+from arfl.datasets._prepared import Preparation, preparation_stream, stratified_split
 
 EMBEDDED = True
 
@@ -34,7 +33,7 @@ def prepare(raw_dir: Path, *, seed: int = 0) -> Preparation:
     enlarged = zoom(source.images, (1, factor, factor), order=1, mode="nearest", grid_mode=True)
     images = np.rint(enlarged * (255 / _BRIGHTEST)).astype(np.uint8)[:, None]
     labels = source.target.astype(np.uint8)
-    train, test = stratified_split(labels, seeds.generator(seed, "partition"))
+    train, test = stratified_split(labels, preparation_stream(seed))
     shares = images[train] / 255
     return Preparation(
         train_x=images[train],
