@@ -1,0 +1,213 @@
+"""The command line: one verb per workflow rule, each a thin call into the package.
+
+Modules are imported by the verb that needs them, so that a verb of reporting starts without
+PyTorch.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from arfl.errors import UserError
+from arfl.files import disk_errors
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        arguments: as after ``python -m arfl``; by default the process's own.
+
+    Returns:
+        The exit status: 0, or 2 after an error that the user can mend, printed as one message;
+        130 after Ctrl-C.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    options = vars(_parser().parse_args(arguments))
+    run = options.pop("run")
+    try:
+        with disk_errors("the output"):
+            run(**options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _json_object(text: str) -> dict:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("not a JSON object")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m arfl", description=__doc__.splitlines()[0])
+    verbs = parser.add_subparsers(metavar="verb", required=True)
+
+    def verb(name: str, run, summary: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=summary, description=summary)
+        added.set_defaults(run=run)
+        return added
+
+    add = verb("download", _download, "Fetch and verify a dataset's files.").add_argument
+    add("--dataset", required=True)
+    add("--sources", type=Path, required=True, help="table of files, URLs and checksums")
+    add("--mirror", default="", help="folder to use instead of the network")
+    add("--out", type=Path, required=True, help="raw folder of the dataset")
+
+    add = verb("prepare", _prepare, "Turn fetched files into tensors on disk.").add_argument
+    add("--dataset", required=True)
+    add("--raw", type=Path, required=True)
+    add("--options", type=_json_object, default={}, help="JSON object")
+    add("--out", type=Path, required=True, help="prepared folder of the dataset")
+
+    add = verb("partition", _partition, "Divide a dataset among participants.").add_argument
+    add("--data", type=Path, required=True, help="prepared folder")
+    add("--scheme", type=_json_object, required=True, help="JSON object")
+    add("--n-clients", type=int, help="default: as many as the scheme has")
+    add("--seed", type=int, required=True)
+    add("--out", type=Path, required=True, help=".npz file")
+    add("--picture", type=Path, required=True, help=".png file: participants x classes")
+
+    add = verb("train", _train, "Train one cell and write its record.").add_argument
+    add("--cell", type=_json_object, required=True, help="JSON object that names the cell")
+    add("--settings", type=_json_object, required=True, help="JSON object, see docs/records.md")
+    add("--data", type=Path, required=True, help="prepared folder")
+    add("--partition", type=Path, required=True, help=".npz file")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    add("--fingerprint", default="", help="of the numeric code; recorded")
+    add("--out", type=Path, required=True, help=".json file")
+
+    add = verb("collect", _collect, "Gather a target's records into CSV.").add_argument
+    add("--plan", type=Path, required=True)
+    add("--target", required=True)
+    add("--out", type=Path, required=True, help="folder")
+
+    for name, run, what in (
+        ("table", _table, "Set a target's table beside the paper's: CSV, Markdown and LaTeX."),
+        ("figure", _figure, "Draw a target's figure: PNG and PDF."),
+    ):
+        add = verb(name, run, what).add_argument
+        add("--collected", type=Path, required=True, help="folder of `collect`")
+        add("--target", required=True)
+        add("--paper", type=Path, required=True, help="folder of the paper's numbers")
+        add("--out", type=Path, required=True, help="output path without suffix")
+    return parser
+
+
+def _download(dataset: str, sources: Path, mirror: str, out: Path) -> None:
+    from arfl import datasets
+
+    datasets.fetch(dataset, out, sources, mirror or None)
+
+
+def _prepare(dataset: str, raw: Path, options: dict, out: Path) -> None:
+    from arfl import datasets
+
+    prepared = datasets.prepare(dataset, raw, out, **options)
+    logging.info(
+        "%s: %d training and %d test samples (%s)",
+        dataset,
+        prepared.meta["n_train"],
+        prepared.meta["n_test"],
+        prepared.meta["note"],
+    )
+
+
+def _partition(
+    data: Path, scheme: dict, n_clients: int | None, seed: int, out: Path, picture: Path
+) -> None:
+    from arfl import datasets, partition
+
+    dataset = datasets.load(data)
+    made = partition.make(dataset, scheme, n_clients, seed)
+    partition.plot(made, dataset.class_names, picture)
+    made.save(out)
+
+
+def _choose_device(name: str):
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "device is cuda, but PyTorch finds no usable GPU here; run on a node with one, or set "
+            "device to cpu or auto"
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _train(
+    cell: dict,
+    settings: dict,
+    data: Path,
+    partition: Path,
+    device: str,
+    threads: int,
+    fingerprint: str,
+    out: Path,
+) -> None:
+    # cuBLAS is deterministic only with a workspace of fixed size, which it reads at its start.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+
+    from arfl import datasets, federation, record
+    from arfl import partition as partitions
+    from arfl.progress import Progress
+
+    torch.set_num_threads(threads)
+    chosen = _choose_device(device)
+    if chosen.type == "cuda":
+        # Where CUDA has a deterministic form, use it: the same cell gives the same record.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    dataset = datasets.load(data)
+    divided = partitions.load(partition, dataset)
+    origin = record.provenance(
+        chosen.type,
+        torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else None,
+        threads,
+        fingerprint,
+    )
+    trained = federation.run(
+        settings,
+        cell["n_attackers"],
+        cell["seed"],
+        dataset,
+        divided,
+        chosen,
+        Progress(cell["id"], settings["task"]["rounds"]),
+    )
+    described = record.describe_data(dataset.meta, settings["task"]["dataset"])
+    record.write(out, cell, settings, described, trained, origin)
+
+
+def _collect(plan: Path, target: str, out: Path) -> None:
+    from arfl.reporting import collect
+
+    collect.collect(plan, target, out)
+
+
+def _table(collected: Path, target: str, paper: Path, out: Path) -> None:
+    from arfl.reporting import tables
+
+    tables.write(collected, target, paper, out)
+
+
+def _figure(collected: Path, target: str, paper: Path, out: Path) -> None:
+    from arfl.reporting import figures
+
+    figures.draw(collected, target, paper, out)
