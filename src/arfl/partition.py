@@ -37,7 +37,8 @@ class Partition:
             occurs twice.
         class_counts: how many samples of each class each participant holds, int64
             (n_clients, n_classes).
-        description: dataset, its checksum, the scheme with all its options, n_clients and seed.
+        description: dataset, its checksum, the scheme with all its options, n_clients and seed; for
+            groups also their names, ``client_names``.
     """
 
     indices: list[np.ndarray]
@@ -85,6 +86,75 @@ def load(path: str | os.PathLike, dataset: PreparedDataset | None = None) -> Par
     return Partition(np.split(indices, offsets[1:-1]), class_counts, description)
 
 
+def plot(
+    partition: Partition, class_names: Sequence[str], paths: Sequence[str | os.PathLike]
+) -> None:
+    """Draw how many samples of each class each participant holds.
+
+    Args:
+        partition: the partition.
+        class_names: the name of each class, in the order of the labels.
+        paths: files to write, the format by the suffix (``.png``, ``.pdf``).
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.colors import LogNorm, Normalize
+
+    counts = np.ma.masked_equal(partition.class_counts.T, 0)
+    n_classes, n_clients = counts.shape
+    # Participants that differ by orders of magnitude, as states do, need logarithmic colours.
+    totals = counts.sum(axis=0)
+    logarithmic = totals.max() > 20 * totals.min()
+    norm = LogNorm(1, counts.max()) if logarithmic else Normalize(0, counts.max())
+    name_width = 0.075 * max(len(name) for name in class_names)
+    size = (min(10, 2.2 + 0.3 * n_clients) + name_width, 1.3 + 0.26 * n_classes)
+    figure, axes = pyplot.subplots(figsize=size, layout="constrained")
+    try:
+        # Viridis (reversed: more is darker) is told apart by colour-blind readers and in grey.
+        mesh = axes.pcolormesh(
+            counts, cmap="viridis_r", norm=norm, edgecolors="white", linewidth=0.4, rasterized=True
+        )
+        axes.invert_yaxis()
+        axes.set_yticks(np.arange(n_classes) + 0.5, class_names)
+        names = partition.description.get("client_names")
+        step = 1 if n_clients <= 60 else 10
+        shown = np.arange(0, n_clients, step)
+        axes.set_xticks(
+            shown + 0.5,
+            [names[client] if names else str(client) for client in shown],
+            rotation=90 if n_clients > 20 else 0,
+            fontsize="small",
+        )
+        axes.tick_params(length=0)
+        axes.spines[:].set_color("0.7")
+        axes.set_xlabel("participant")
+        axes.set_ylabel("class")
+        scheme = {
+            key: value
+            for key, value in partition.description.items()
+            if key not in ("name", "n_clients", "dataset", "dataset_checksum", "client_names")
+        }
+        details = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in scheme.items())
+        axes.set_title(
+            f"{partition.description['dataset']}: {partition.description['name']} ({details})",
+            fontsize="medium",
+            loc="left",
+        )
+        figure.colorbar(mesh, ax=axes, label="samples", pad=0.01, aspect=12)
+        for path in paths:
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, dpi=200, metadata=_undated(path))
+    finally:
+        pyplot.close(figure)
+
+
+def _undated(path: str | os.PathLike) -> dict[str, None]:
+    """Metadata that leaves the date out, so that equal pictures are equal files."""
+    return {"CreationDate": None} if Path(path).suffix == ".pdf" else {}
+
+
 def make(
     dataset: PreparedDataset, scheme: Mapping[str, object], n_clients: int | None, seed: int
 ) -> Partition:
@@ -127,6 +197,8 @@ def make(
         "dataset": dataset.name,
         "dataset_checksum": dataset.checksum,
     }
+    if name == "groups":
+        description["client_names"] = dataset.group_names
     return Partition(indices, class_counts.astype(np.int64), description)
 
 
