@@ -13,6 +13,8 @@ A scheme is a mapping with a ``name`` and its options:
 
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,10 @@ from arfl.files import atomic_path
 
 _SWAP_ATTEMPTS = 100_000
 _DIRICHLET_ATTEMPTS = 100
+_BROKEN_FILE = (
+    *(OSError, EOFError, ValueError, KeyError, TypeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ def load(path: str | os.PathLike, dataset: PreparedDataset | None = None) -> Par
             description = json.loads(str(stored["scheme"]))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run the partition step first") from None
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except _BROKEN_FILE as error:
         raise UserError(f"{path} is not a partition ({error}); delete it and run again") from None
     if dataset is not None and description["dataset_checksum"] != dataset.checksum:
         raise UserError(
@@ -180,6 +186,8 @@ def make(
             raise UserError(f"partition {name} has no option {option!r}; its options: {known}")
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             raise UserError(f"partition {name}: {option} must be above 0, not {value!r}")
+        if isinstance(defaults[option], int) and not isinstance(value, int):
+            raise UserError(f"partition {name}: {option} must be a whole number, not {value!r}")
     if n_clients is None and name != "groups":
         raise UserError(f"partition {name} needs the number of participants (n_clients)")
     if n_clients is not None and n_clients < 1:
@@ -223,6 +231,8 @@ def _label_shards(
     held = np.zeros((n_shards, dataset.n_classes), dtype=np.int64)
     for shard, row in enumerate(labels[shards]):
         held[shard, row] = 1
+    # A class lies in shards that follow one another, so dealing them in turn would set it apart
+    # whenever no class has more shards than there are clients: that is all that must be asked.
     most = held.sum(axis=0).argmax()
     if held[:, most].sum() > n_clients:
         raise UserError(
@@ -234,7 +244,8 @@ def _label_shards(
     if hands is None:
         raise UserError(
             f"{dataset.name}: found no way to give {n_clients} clients {shards_per_client} shards "
-            f"of distinct classes each; choose fewer shards per client"
+            f"of distinct classes each in {_SWAP_ATTEMPTS:,} swaps; choose another seed or fewer "
+            "shards per client"
         )
     return [shards[hand].ravel() for hand in hands]
 

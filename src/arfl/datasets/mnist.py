@@ -1,6 +1,8 @@
 """mnist: 70,000 handwritten digits of 28x28 pixels (LeCun et al. 1998), from the IDX files."""
 
 import gzip
+import math
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from arfl.errors import UserError
 EMBEDDED = False
 
 _PARTS = ("train", "t10k")
-_UNSIGNED_BYTE = 8
+_UNSIGNED_BYTES = b"\0\0\x08"
 
 
 def prepare(raw_dir: Path) -> Preparation:
@@ -47,12 +49,10 @@ def _read_idx(path: Path) -> np.ndarray:
     try:
         with gzip.open(path) as stream:
             content = stream.read()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"cannot read {path} ({error}); fetch mnist again") from None
-    n_dimensions = content[3]
-    shape = np.frombuffer(content, ">u4", n_dimensions, offset=4)
-    if content[:3] != bytes((0, 0, _UNSIGNED_BYTE)) or len(content) != 4 + 4 * n_dimensions + (
-        int(np.prod(shape))
-    ):
+    header = 4 + 4 * content[3] if content[:3] == _UNSIGNED_BYTES and len(content) > 3 else 0
+    shape = [int.from_bytes(content[start : start + 4], "big") for start in range(4, header, 4)]
+    if not shape or len(content) != header + math.prod(shape):
         raise UserError(f"{path} is not an IDX file of unsigned bytes; fetch mnist again")
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * n_dimensions).reshape(shape)
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
