@@ -64,7 +64,7 @@ class Experiment:
     def all_targets() -> tuple[str, ...]:
         return (
             "figure3", "table1", "table2", "table3", "table4", "loan", "figure4",
-            "hyperparameters", "foolsgold_buffers",
+            "hyperparameters",
         )  # fmt: skip
 
     def write(self) -> Path:
@@ -100,12 +100,13 @@ class Experiment:
         attackers = sorted(rng.sample(range(n_clients), cell["n_attackers"]))
         final = self.accuracy(cell, share) + rng.gauss(0, self.noise)
         rates = [self._rates(cell, final, (r + 1) / self.n_rounds) for r in range(self.n_rounds)]
+        present = self._present(cell["task"], n_clients, attackers)
         rounds = [
             {
                 "round": number,
                 **rate,
-                "clients": list(range(n_clients)),
-                "weights": self._weights(cell, n_clients, attackers, rng),
+                "clients": present if len(present) < n_clients else None,
+                "weights": self._weights(cell, present, attackers, rng),
                 "excluded": [],
             }
             for number, rate in enumerate(rates, start=1)
@@ -128,7 +129,10 @@ class Experiment:
                 "note": "numbers invented for the tests", "n_train": 1437, "n_test": 360,
                 "n_classes": 10, "class_names": [str(i) for i in range(10)],
             },
-            "clients": {"n": n_clients, "attackers": attackers},
+            "clients": {
+                "n": n_clients, "attackers": attackers,
+                "class_counts": [self._class_counts(cell, k) for k in range(n_clients)],
+            },
             "rounds": rounds,
             "seconds": {
                 "training": 1.0 + rng.random(), "aggregation": 0.1 * (1 + rng.random()),
@@ -155,12 +159,27 @@ class Experiment:
             "attack_success_rate_excl_target": None if success is None else (success - 0.1) / 0.9,
         }
 
-    def _weights(self, cell: dict, n: int, attackers: list[int], rng: random.Random):
+    def _weights(self, cell: dict, present: list[int], attackers: list[int], rng: random.Random):
         if cell["aggregator"] not in WITH_WEIGHTS:
             return None
-        return [(0.2 if k in attackers else 1.0) + 0.1 * rng.random() for k in range(n)]
+        raw = [(0.2 if k in attackers else 1.0) + 0.1 * rng.random() for k in present]
+        return [round(w / sum(raw), 6) for w in raw]
+
+    @staticmethod
+    def _class_counts(cell: dict, client: int) -> list[int]:
+        counts = [0] * 10
+        counts[(client + cell["seed"]) % 10] = counts[(client * 3 + 1) % 10] = 300
+        return counts
+
+    def _present(self, task: str, n_clients: int, attackers: list[int]) -> list[int]:
+        if not task.startswith("loan"):
+            return list(range(n_clients))
+        honest = [k for k in range(n_clients) if k not in attackers]
+        return sorted(attackers + honest[: 10 - len(attackers)])
 
     def _n_clients(self, task: str) -> int:
+        if task.startswith("loan"):
+            return 50
         if task != "mnist_shards":
             return 10
         return 100 if self.paper_scale else 20
@@ -226,19 +245,15 @@ class Experiment:
         return [r for r in self._backdoors("cifar10") if r["panel"] == "cifar10/backdoor_naive"]
 
     def _hyperparameters(self):
-        values = {"delta": (0.001, 0.01, 0.1, 0.3), "lam": (1.0, 2.0, 4.0)}
+        values = {
+            "delta": ("residual_reweighting", (0.001, 0.01, 0.1, 0.3)),
+            "lam": ("residual_reweighting", (1.0, 2.0, 4.0)),
+            "buffers": ("foolsgold", ("averaged", "frozen")),
+        }
         return [
-            self._row("mnist", "mnist_shards", "label_flip", "residual_reweighting", seed,
-                      0.5, name, x, panel=name, n_attackers=2, variant=f"-{name}-{x:g}")
-            for name, xs in values.items()
+            self._row("mnist", "mnist_shards", "label_flip", rule, seed,
+                      0.5, name, x, panel=name, n_attackers=2, variant=f"-{name}-{x}")
+            for name, (rule, xs) in values.items()
             for x in xs
-            for seed in self.seeds
-        ]  # fmt: skip
-
-    def _foolsgold_buffers(self):
-        return [
-            self._row("cifar10", "cifar10_flip", "label_flip", "foolsgold", seed, 0.5,
-                      "n_attackers", 1, panel, n_attackers=1, variant=f"-{panel}")
-            for panel in ("frozen", "averaged")
             for seed in self.seeds
         ]  # fmt: skip

@@ -48,6 +48,25 @@ def test_rounds_and_weights_carry_every_value(experiment):
     assert not any(w.cell_id.endswith("fedavg/seed-1") for w in result.weights)
 
 
+def test_a_round_of_some_clients_keeps_their_numbers(tmp_path):
+    experiment = Experiment(tmp_path, seeds=(1,), targets=("loan",))
+    experiment.write()
+    cell_id = "loan_backdoor/backdoor_naive/1/residual_reweighting/seed-1"
+    record = json.loads(experiment.path(cell_id).read_text())
+    weights = [w for w in collected(experiment, "loan").weights if w.cell_id == cell_id]
+    assert [w.client for w in weights if w.round == 5] == record["rounds"][4]["clients"]
+    assert sum(w.weight for w in weights if w.round == 5) == pytest.approx(1, abs=1e-4)
+
+
+def test_partitions_are_kept_once_per_task_and_seed(experiment):
+    experiment.write()
+    rows = collected(experiment, "figure3").partitions
+    assert len(rows) == 3 * 20
+    record = json.loads(experiment.path("mnist_shards/none/0/median/seed-2").read_text())
+    counts = [r.class_counts for r in rows if r.seed == 2]
+    assert counts == record["clients"]["class_counts"]
+
+
 def test_weights_of_long_runs_are_thinned_but_keep_both_ends(tmp_path):
     experiment = Experiment(tmp_path, n_rounds=200, seeds=(1,), targets=("hyperparameters",))
     experiment.write()
@@ -93,6 +112,7 @@ def drop_rounds(path):
         (change(provenance={}), "field is missing"),
         (change(rounds=None), "field is missing or has the wrong form"),
         (drop_rounds, "4 of 10 rounds"),
+        (change(rounds__2__weights=[0.5, 0.5]), "round 3: not one weight per client"),
     ],
 )
 def test_a_broken_record_is_named_with_its_reason(experiment, breaker, reason):

@@ -14,8 +14,7 @@ TITLES = {
     "table3": "Table 3: backdoors on MNIST and CIFAR-10",
     "table4": "Table 4: multiplicative Gaussian noise on MNIST",
     "loan": "Section 4.3: backdoors on LOAN",
-    "hyperparameters": "Appendix A.3: sensitivity to δ and λ",
-    "foolsgold_buffers": "FoolsGold with frozen and with averaged batch-norm statistics",
+    "hyperparameters": "Appendix A.3: sensitivity to δ and λ; FoolsGold's batch-norm statistics",
     "theory": "Equation 14: error of a one-parameter model against its bound",
     "weights": "Weights given to the clients, round by round",
     "timing": "Seconds per aggregator",
@@ -30,7 +29,7 @@ X_LABELS = {
     "noise_std": "standard deviation σ of the noise",
     "delta": "δ",
     "lam": "λ",
-    "": "",
+    "buffers": "treatment of the batch-norm statistics",
 }
 PANELS = {
     "backdoor_naive": "naive backdoor",
@@ -41,8 +40,7 @@ PANELS = {
     "loan": "LOAN",
     "delta": "δ (λ at its default)",
     "lam": "λ (δ at its default)",
-    "frozen": "batch-norm statistics frozen",
-    "averaged": "batch-norm statistics averaged",
+    "buffers": "FoolsGold",
 }
 
 
@@ -56,8 +54,10 @@ def panel_title(panel: str) -> str:
     return ", ".join(PANELS.get(part, part) for part in panel.split("/"))
 
 
-def x_text(x: float | None) -> str:
+def x_text(x: float | str | None) -> str:
     """A swept value as short text."""
+    if isinstance(x, str):
+        return x
     return "" if x is None else f"{x:g}"
 
 

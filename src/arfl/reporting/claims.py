@@ -38,7 +38,7 @@ HOLDS, FAILS, UNCLEAR, NO_RECORDS = "holds", "does not hold", "unclear", "no rec
 NOT_PRINTED = "not printed"
 
 # One metric of one target: (panel, aggregator, x) -> {seed: value}.
-Values = Mapping[tuple[str, str, float | None], Mapping[int, float]]
+Values = Mapping[tuple[str, str, float | str | None], Mapping[int, float]]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Claim:
     panels: list[str] = field(default_factory=lambda: [""])
     against_panel: str | None = None
     x: str | float = "all"
-    against_x: str | float | None = None
+    against_x: str | float | str | None = None
     over_x: str = "each"
     over_rounds: str = "last"
     reference: str | float = "first"
@@ -114,7 +114,7 @@ def evaluate(
 
 def ledger(collected: Mapping[str, Collected], paper_dir: str | Path) -> list[Finding]:
     """Evaluate every claim on what has been collected."""
-    empty = Collected([], [], [])
+    empty = Collected([], [], [], [])
     return [
         find(claim, collected.get(claim.target, empty), paper.load(paper_dir, claim.target))
         for claim in read(Path(paper_dir) / "claims.yaml")
@@ -415,15 +415,15 @@ def _resolve(claim: Claim, values: Values) -> list[str]:
     return [rule for rule in rules if rule not in claim.aggregators]
 
 
-def _curve(values: Values, panel: str, rule: str) -> dict[float | None, Mapping[int, float]]:
+def _curve(values: Values, panel: str, rule: str) -> dict[float | str | None, Mapping[int, float]]:
     curve = {x: v for (p, r, x), v in values.items() if (p, r) == (panel, rule)}
     if not curve:
         name = captions.panel_title(panel)
         raise _NotEnoughError(f"no values of {rule}" + (f" in {name}" if name else ""))
-    return dict(sorted(curve.items(), key=lambda item: (item[0] is not None, item[0] or 0)))
+    return dict(sorted(curve.items(), key=lambda item: (isinstance(item[0], str), item[0] or 0)))
 
 
-def _select(curve: Mapping[float | None, object], x: str | float) -> list[float | None]:
+def _select(curve: Mapping[float | str | None, object], x: str | float) -> list[float | str | None]:
     everything = list(curve)
     named = {
         "all": everything,
@@ -439,7 +439,7 @@ def _select(curve: Mapping[float | None, object], x: str | float) -> list[float 
 
 def _summarised(
     values: Values, panel: str, rule: str, x: str | float, over_x: str
-) -> dict[float | None, Mapping[int, float]]:
+) -> dict[float | str | None, Mapping[int, float]]:
     """Values by x and seed; a summary over x has the one key None and only whole seeds."""
     curve = _curve(values, panel, rule)
     chosen = {v: curve[v] for v in _select(curve, x)}
@@ -452,7 +452,7 @@ def _summarised(
     return {None: {s: float(summary([v[s] for v in chosen.values()])) for s in sorted(seeds)}}
 
 
-def _label(panel: str, subject: str, x: float | None) -> str:
+def _label(panel: str, subject: str, x: float | str | None) -> str:
     parts = [subject.replace("_", " ")]
     if panel:
         parts.append(captions.panel_title(panel))

@@ -1,9 +1,9 @@
 """Turn a plan and its records into tidy CSV, naming every cell that is missing or broken.
 
-Three files per target: ``cells.csv`` (one row per row of the plan), ``rounds.csv`` (one row per
-cell and round) and ``weights.csv`` (one row per cell, round and client, rounds thinned). Tables,
-figures, claims and the report read these and nothing else, so they can be made again on any
-machine from the CSV alone.
+Four files per target: ``cells.csv`` (one row per row of the plan), ``rounds.csv`` (one row per
+cell and round), ``weights.csv`` (one row per cell, round and client, rounds thinned) and
+``partitions.csv`` (one row per task, seed and client). Tables, figures, claims and the report read
+these and nothing else, so they can be made again on any machine from the CSV alone.
 """
 
 import csv
@@ -37,7 +37,7 @@ class CellRow:
     target: str
     panel: str
     x_name: str
-    x: float | None
+    x: float | str | None
     dataset: str
     cell_id: str
     task: str
@@ -107,12 +107,23 @@ class WeightRow:
 
 
 @dataclass(frozen=True)
+class PartitionRow:
+    """One row of ``partitions.csv``: how many samples of each class a client holds."""
+
+    task: str
+    seed: int
+    client: int
+    class_counts: list
+
+
+@dataclass(frozen=True)
 class Collected:
-    """The three files of one target, read back."""
+    """The four files of one target, read back."""
 
     cells: list[CellRow]
     rounds: list[RoundRow]
     weights: list[WeightRow]
+    partitions: list[PartitionRow]
 
 
 class _BrokenRecord(Exception):
@@ -120,7 +131,7 @@ class _BrokenRecord(Exception):
 
 
 def collect(plan_path: str | Path, target: str, out_dir: str | Path) -> None:
-    """Write ``cells.csv``, ``rounds.csv`` and ``weights.csv`` of one target into ``out_dir``.
+    """Write the four CSV files of one target into ``out_dir``.
 
     A record that does not exist leaves its cell in state ``missing``; one that exists but is not
     valid JSON, has another format, stops early, belongs to another cell or holds a rate that is
@@ -143,15 +154,17 @@ def collect(plan_path: str | Path, target: str, out_dir: str | Path) -> None:
     _write(out_dir / "cells.csv", CellRow, cells)
     _write(out_dir / "rounds.csv", RoundRow, (r for d in done.values() for r in _round_rows(d)))
     _write(out_dir / "weights.csv", WeightRow, (r for d in done.values() for r in _weight_rows(d)))
+    _write(out_dir / "partitions.csv", PartitionRow, _partition_rows(done.values()))
 
 
 def load(collected_dir: str | Path) -> Collected:
-    """Read the three CSV files of one target back, every field in its type."""
+    """Read the four CSV files of one target back, every field in its type."""
     folder = Path(collected_dir)
     return Collected(
         _read(folder / "cells.csv", CellRow),
         _read(folder / "rounds.csv", RoundRow),
         _read(folder / "weights.csv", WeightRow),
+        _read(folder / "partitions.csv", PartitionRow),
     )
 
 
@@ -206,6 +219,9 @@ def _check_record(record: dict, cell_id: str, plan: dict) -> None:
                 continue
             if not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise _BrokenRecord(f"round {entry['round']}: {rate} is {value!r}")
+        n_weights = len(entry["clients"] or range(record["clients"]["n"]))
+        if entry["weights"] is not None and len(entry["weights"]) != n_weights:
+            raise _BrokenRecord(f"round {entry['round']}: not one weight per client")
         for weight in entry["weights"] or ():
             if not isinstance(weight, int | float) or not math.isfinite(weight):
                 raise _BrokenRecord(f"round {entry['round']}: a weight is {weight!r}")
@@ -215,7 +231,8 @@ def _check_record(record: dict, cell_id: str, plan: dict) -> None:
         record["provenance"][key]
     for key in ("name", "kind", "note", "checksum", "n_train", "n_test"):
         record["data"][key]
-    record["clients"]["n"], record["clients"]["attackers"]
+    for key in ("n", "attackers", "class_counts"):
+        record["clients"][key]
 
 
 def _cell_row(plan: dict, target: str, row: dict, record: dict | _BrokenRecord | None) -> CellRow:
@@ -260,7 +277,8 @@ def _cell_row(plan: dict, target: str, row: dict, record: dict | _BrokenRecord |
         **{f"seconds_{phase}": record["seconds"][phase] for phase in PHASES},
         device=provenance["device"],
         device_name=provenance["device_name"],
-        commit=provenance["commit"],
+        # A record made outside a git checkout knows no commit.
+        commit=provenance["commit"] or "",
         dirty=provenance["dirty"],
         fingerprint=provenance["fingerprint"],
         libraries=provenance["libraries"],
@@ -279,7 +297,11 @@ def _round_rows(record: dict) -> Iterable[RoundRow]:
 def _weight_rows(record: dict) -> Iterable[WeightRow]:
     attackers = set(record["clients"]["attackers"])
     for entry in _thinned(record["rounds"], WEIGHT_ROUNDS):
-        for client, weight in zip(entry["clients"], entry["weights"] or (), strict=False):
+        if entry["weights"] is None:
+            continue
+        # A round that all clients take part in does not list them.
+        clients = entry["clients"] or range(record["clients"]["n"])
+        for client, weight in zip(clients, entry["weights"], strict=True):
             yield WeightRow(
                 record["cell"]["id"],
                 entry["round"],
@@ -287,6 +309,17 @@ def _weight_rows(record: dict) -> Iterable[WeightRow]:
                 client in attackers,
                 float(f"{weight:.6g}"),
             )
+
+
+def _partition_rows(records: Iterable[dict]) -> Iterable[PartitionRow]:
+    """Every partition once: all rules and attacks of a task and seed share it."""
+    seen = set()
+    for record in records:
+        key = (record["cell"]["task"], record["cell"]["seed"])
+        if key not in seen:
+            seen.add(key)
+            for client, counts in enumerate(record["clients"]["class_counts"]):
+                yield PartitionRow(*key, client, counts)
 
 
 def _thinned(items: Sequence, limit: int) -> list:
@@ -326,14 +359,23 @@ def _to_text(value: Any) -> Any:
     return "" if value is None else value
 
 
+def _number_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 _FROM_TEXT = {
     str: str,
     int: int,
     float: float,
     bool: {"true": True, "false": False}.__getitem__,
     float | None: float,
+    float | str | None: _number_or_text,
     int | None: int,
     bool | None: {"true": True, "false": False}.__getitem__,
+    list: json.loads,
     list | None: json.loads,
     dict | None: json.loads,
 }

@@ -33,7 +33,9 @@ class PaperNumbers:
             if (p, a, m) == (panel, aggregator, metric) and x is not None
         )
 
-    def paper_x(self, x_name: str, x: float | None, n_clients: int | None) -> float | None:
+    def paper_x(
+        self, x_name: str, x: float | str | None, n_clients: int | None
+    ) -> float | str | None:
         """The x of the paper that a cell's x stands for.
 
         Attackers count by their share: 2 of 20 stand for 10 of 100. Other sweeps keep their x.

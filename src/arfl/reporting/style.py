@@ -4,6 +4,7 @@ Colours are those of Okabe and Ito (2008); a rule is also told by its marker and
 because several of the colours are the same grey.
 """
 
+import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from arfl.files import atomic_path
 
@@ -87,6 +89,29 @@ def looks(aggregators: Iterable[str]) -> dict[str, Look]:
     return {a: _LOOKS.get(a) or spare[a] for a in aggregators}
 
 
+def decades(axis: Axes, which: str) -> None:
+    """Make an axis logarithmic, with whole decades as limits and as the only labels."""
+    getattr(axis, f"set_{which}scale")("log")
+    low, high = getattr(axis, f"get_{which}lim")()
+    limits = 10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high))
+    getattr(axis, f"set_{which}lim")(*limits)
+    getattr(axis, f"{which}axis").set_minor_formatter(NullFormatter())
+
+
+def spare_looks(count: int) -> list[Look]:
+    """Looks for lines that are not aggregators."""
+    return [_OTHERS[i % len(_OTHERS)] for i in range(count)]
+
+
+def empty(title: str, caption: str) -> Figure:
+    """A figure that says that there is nothing to draw yet."""
+    figure, (axis,) = grid(1, columns=1, panel_width=6.6, panel_height=1.6)
+    axis.text(0.5, 0.5, "no records to draw yet", ha="center", va="center", color="#777777")
+    axis.set_axis_off()
+    finish(figure, title, caption)
+    return figure
+
+
 def grid(
     n_panels: int, columns: int, panel_width: float = 3.6, panel_height: float = 2.9, **options
 ) -> tuple[Figure, list[Axes]]:
@@ -119,12 +144,12 @@ def finish(
     columns = legend_columns or max(1, min(len(handles), int(width / 1.75)))
     legend_rows = -(-len(handles) // columns) if handles else 0
     legend_height = 0.2 * legend_rows + (0.12 if handles else 0)
-    head = 0.24 * len(_wrap(title, int(width / 0.1))) + 0.12
+    head = 0.24 * len(_wrap(title, int(width / 0.088))) + 0.12
     extra = foot + legend_height + head - 1.0
     height = height + max(0.0, extra)
     figure.set_size_inches(width, height)
     figure.text(
-        0.2 / width, 1 - 0.08 / height, "\n".join(_wrap(title, int(width / 0.1))),
+        0.2 / width, 1 - 0.08 / height, "\n".join(_wrap(title, int(width / 0.088))),
         ha="left", va="top", fontsize=11.5, fontweight="bold",
     )  # fmt: skip
     figure.text(
@@ -138,7 +163,7 @@ def finish(
             columnspacing=1.4, labelspacing=0.3,
         )  # fmt: skip
     bottom = (foot + legend_height + 0.04) / height
-    figure.tight_layout(rect=(0, bottom, 1, 1 - head / height))
+    figure.tight_layout(pad=0.6, rect=(0, bottom, 1, 1 - head / height))
 
 
 def save(figure: Figure, out_prefix: str | Path) -> None:

@@ -19,7 +19,6 @@ TARGETS = (
     "table4",
     "loan",
     "hyperparameters",
-    "foolsgold_buffers",
     "timing",
 )
 RULE = (
