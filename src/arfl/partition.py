@@ -92,15 +92,13 @@ def load(path: str | os.PathLike, dataset: PreparedDataset | None = None) -> Par
     return Partition(np.split(indices, offsets[1:-1]), class_counts, description)
 
 
-def plot(
-    partition: Partition, class_names: Sequence[str], paths: Sequence[str | os.PathLike]
-) -> None:
+def plot(partition: Partition, class_names: Sequence[str], path: str | os.PathLike) -> None:
     """Draw how many samples of each class each participant holds.
 
     Args:
         partition: the partition.
         class_names: the name of each class, in the order of the labels.
-        paths: files to write, the format by the suffix (``.png``, ``.pdf``).
+        path: the file to write, its format by its suffix (``.png`` or ``.pdf``).
     """
     import matplotlib
 
@@ -149,16 +147,12 @@ def plot(
             loc="left",
         )
         figure.colorbar(mesh, ax=axes, label="samples", pad=0.01, aspect=12)
-        for path in paths:
-            with atomic_path(path) as temporary:
-                figure.savefig(temporary, dpi=200, metadata=_undated(path))
+        # Without the date, equal pictures are equal files.
+        undated = {"CreationDate": None} if Path(path).suffix == ".pdf" else {}
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=200, metadata=undated)
     finally:
         pyplot.close(figure)
-
-
-def _undated(path: str | os.PathLike) -> dict[str, None]:
-    """Metadata that leaves the date out, so that equal pictures are equal files."""
-    return {"CreationDate": None} if Path(path).suffix == ".pdf" else {}
 
 
 def make(

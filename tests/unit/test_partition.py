@@ -257,16 +257,16 @@ def test_tightest_shards_are_dealt(seed):
 def test_picture(tmp_path, n_clients, n_classes):
     data = with_counts([2000] * n_classes)
     parts = partition.make(data, {"name": "dirichlet"}, n_clients, 1)
-    paths = [tmp_path / "parts.png", tmp_path / "parts.pdf"]
-    partition.plot(parts, data.class_names, paths)
-    assert paths[0].read_bytes().startswith(b"\x89PNG")
-    assert paths[1].read_bytes().startswith(b"%PDF")
-    first = [path.read_bytes() for path in paths]
-    partition.plot(parts, data.class_names, paths)
-    assert [path.read_bytes() for path in paths] == first
+    for suffix, start in ((".png", b"\x89PNG"), (".pdf", b"%PDF")):
+        path = tmp_path / f"parts{suffix}"
+        partition.plot(parts, data.class_names, path)
+        first = path.read_bytes()
+        assert first.startswith(start)
+        partition.plot(parts, data.class_names, path)
+        assert path.read_bytes() == first
 
 
-def test_picture_shows_the_counts():
+def test_picture_shows_the_counts(tmp_path):
     from matplotlib import pyplot
 
     data = with_counts(MNIST_COUNTS)
@@ -275,7 +275,7 @@ def test_picture_shows_the_counts():
     close = pyplot.close
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pyplot, "close", lambda figure: (seen.append(figure), close(figure)))
-        partition.plot(parts, data.class_names, [])
+        partition.plot(parts, data.class_names, tmp_path / "parts.png")
     axes = seen[0].axes[0]
     drawn = axes.collections[0].get_array().filled(0).reshape(10, 100)
     assert np.array_equal(drawn, parts.class_counts.T)
