@@ -89,7 +89,7 @@ def by_round(collected: Collected, metric: str, target: str) -> Figure | None:
         series.setdefault(entry.cell_id, []).append(getattr(entry, metric))
     scenarios = unique((c.panel, c.x) for c in cells)
     figure, axes = style.grid(
-        len(scenarios), columns=3, panel_width=6.6 if len(scenarios) == 1 else 3.5,
+        len(scenarios), columns=2 if len(scenarios) == 4 else 3, panel_width=6.6 if len(scenarios) == 1 else 3.5,
         panel_height=3.8 if len(scenarios) == 1 else 2.6, sharex=True, sharey=True,
     )  # fmt: skip
     looks = style.looks(c.aggregator for c in collected.cells)
@@ -100,13 +100,16 @@ def by_round(collected: Collected, metric: str, target: str) -> Figure | None:
             _band(axis, 100 * np.array(curves, dtype=float), looks[aggregator])
         axis.set_title(_scenario(here[0]), loc="left")
         axis.set_ylim(-3, 103)
+        axis.locator_params(nbins=5)
     for axis in axes[-3:]:
         axis.set_xlabel("round")
     axes[0].set_ylabel(captions.METRICS[metric].split(",")[0].lower() + " (%)")
     handles = [_handle(looks[c.aggregator], c.label, markers=False) for c in _one_each(cells)]
     caption = f"{captions.METRICS[metric]}. {captions.caption(collected.cells)} {BAND}"
     title = captions.title(target)
-    style.finish(figure, title if target == "figure4" else f"{title}, by round", caption, handles)
+    if target != "figure4":
+        title += ", by round"
+    style.finish(figure, title, caption, handles, left=0.7)
     return figure
 
 
@@ -146,7 +149,7 @@ def weights(collected: Collected) -> Figure | None:
         "kind, one seed; rules that weigh all clients alike are left out. "
         f"{captions.caption(collected.cells)}"
     )
-    style.finish(figure, captions.title("weights"), caption, handles)
+    style.finish(figure, captions.title("weights"), caption, handles, legend_columns=6)
     return figure
 
 
@@ -500,7 +503,7 @@ def _heat_map(axis: Axes, cell: CellRow, rows: list) -> None:
     axis.set_ylim(len(clients) - 0.5, -0.5)
     axis.grid(visible=False)
     axis.set_xlabel("round", labelpad=-8)
-    axis.set_ylabel(f"{len(clients)} clients")
+    axis.set_ylabel(f"{len(clients)} clients", labelpad=9)
     axis.set_title(f"{cell.label}: {cell.task}\n{_attack(cell)}", loc="left", fontsize=9)
 
 
