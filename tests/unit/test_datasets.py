@@ -132,10 +132,10 @@ def test_changed_values_are_found_on_demand(tmp_path):
 def test_full_disk_leaves_the_old_data_alone(tmp_path, monkeypatch):
     old = datasets.prepare("digits", "unused", tmp_path / "digits").checksum
 
-    def full(file, array, allow_pickle):
+    def full(stream, described):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(_prepared.np, "save", full)
+    monkeypatch.setattr(_prepared.np.lib.format, "write_array_header_1_0", full)
     with pytest.raises(UserError, match="the disk is full"):
         datasets.prepare("digits", "unused", tmp_path / "digits", seed=1)
     assert datasets.load(tmp_path / "digits", verify=True).checksum == old

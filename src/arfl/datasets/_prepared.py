@@ -129,7 +129,7 @@ def write(name: str, preparation: Preparation, folder: Path) -> None:
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         for key, array in arrays.items():
-            np.save(temporary / f"{key}.npy", array, allow_pickle=False)
+            _save(temporary / f"{key}.npy", array)
         for file, text in preparation.texts.items():
             write_text(temporary / file, text)
         write_json(temporary / "meta.json", meta)
@@ -195,6 +195,15 @@ def stratified_split(
     in_test = np.zeros(len(strata), dtype=bool)
     in_test[np.concatenate(test)] = True
     return np.flatnonzero(~in_test), np.flatnonzero(in_test)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    # np.save meets a full disk with an OSError that has no errno, so nobody could tell what it is.
+    array = np.ascontiguousarray(array)
+    with open(path, "wb") as stream:
+        described = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(stream, described)
+        stream.write(array.data)
 
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
