@@ -387,6 +387,14 @@ def test_manual_file_says_where_to_put_it_and_is_found_there(tmp_path):
     assert (raw / "reviews.jsonl").read_bytes() == b"known"
 
 
+def test_what_a_killed_run_left_is_not_taken_for_the_file(tmp_path):
+    half = tmp_path / "raw/.reviews.jsonl.x7f3/reviews.jsonl"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"kno")
+    with pytest.raises(UserError, match=r"docs/data\.md"):
+        datasets.fetch("amazon", tmp_path / "raw", versions(tmp_path))
+
+
 def test_embedded_datasets_need_no_file(tmp_path):
     datasets.fetch("digits", tmp_path / "raw", tmp_path / "no table")
     assert read_json(tmp_path / "raw/fetched.json") == {"dataset": "digits", "files": []}

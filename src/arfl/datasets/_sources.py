@@ -175,7 +175,13 @@ class _Store:
         """The file, compressed or not, under its own name or the only one that a pattern fits."""
         if not self.local.is_dir():
             return None
-        present = sorted(path for path in self.local.rglob("*") if path.is_file())
+        # What a killed run left half-written lies in a hidden folder.
+        present = sorted(
+            path
+            for path in self.local.rglob("*")
+            if path.is_file()
+            and not any(part.startswith(".") for part in path.relative_to(self.local).parts)
+        )
         for suffix in _OPENERS:
             for path in present:
                 if path.name == file + suffix:
