@@ -16,7 +16,7 @@ def experiment(tmp_path):
 def collected(experiment, target):
     out = experiment.run_dir / "collected" / target
     collect.collect(experiment.plan_path, target, out)
-    return collect.load(out)
+    return collect.Collected(out)
 
 
 def test_every_plan_row_has_a_row_with_its_last_round(experiment):
@@ -152,4 +152,4 @@ def test_an_unknown_target_lists_the_known(experiment):
 def test_a_csv_of_another_shape_is_a_clear_error(tmp_path):
     (tmp_path / "cells.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="collect again"):
-        collect.load_cells(tmp_path)
+        _ = collect.Collected(tmp_path).cells

@@ -28,7 +28,7 @@ import yaml
 from arfl.errors import UserError
 from arfl.files import write_text
 from arfl.reporting import captions, paper
-from arfl.reporting.collect import CellRow, Collected, RoundRow, load, write_csv
+from arfl.reporting.collect import CellRow, Collected, RoundRow, write_csv
 from arfl.reporting.compare import student_t
 from arfl.reporting.paper import PaperNumbers
 
@@ -106,7 +106,7 @@ def evaluate(
         paper_dir: folder with the paper's numbers and ``claims.yaml``.
         out_prefix: where to write.
     """
-    collected = {target: load(folder) for target, folder in collected_dirs.items()}
+    collected = {target: Collected(folder) for target, folder in collected_dirs.items()}
     findings = ledger(collected, paper_dir)
     write_csv(f"{out_prefix}.csv", [f.name for f in fields(Finding)], map(vars, findings))
     write_text(f"{out_prefix}.md", markdown(findings))
@@ -114,11 +114,13 @@ def evaluate(
 
 def ledger(collected: Mapping[str, Collected], paper_dir: str | Path) -> list[Finding]:
     """Evaluate every claim on what has been collected."""
-    empty = Collected([], [], [], [])
-    return [
-        find(claim, collected.get(claim.target, empty), paper.load(paper_dir, claim.target))
-        for claim in read(Path(paper_dir) / "claims.yaml")
-    ]
+    findings = []
+    for claim in read(Path(paper_dir) / "claims.yaml"):
+        of_target = collected.get(claim.target)
+        cells = of_target.cells if of_target else []
+        rounds = of_target.rounds if of_target and claim.over_rounds != "last" else []
+        findings.append(find(claim, cells, rounds, paper.load(paper_dir, claim.target)))
+    return findings
 
 
 def read(path: str | Path) -> list[Claim]:
@@ -140,14 +142,19 @@ def read(path: str | Path) -> list[Claim]:
     return claims
 
 
-def find(claim: Claim, collected: Collected, numbers: PaperNumbers) -> Finding:
-    """Evaluate one claim on the records and on the paper's own numbers."""
+def find(
+    claim: Claim, cells: Sequence[CellRow], rounds: Sequence[RoundRow], numbers: PaperNumbers
+) -> Finding:
+    """Evaluate one claim on its target's cells and rounds, and on the paper's own numbers.
+
+    ``rounds`` are looked at only by claims about more than the last round.
+    """
     panels = {*claim.panels, claim.against_panel}
-    cells = [c for c in collected.cells if c.panel in panels]
+    cells = [c for c in cells if c.panel in panels]
     if "others" not in (claim.aggregators, claim.against):
         named = {*claim.aggregators, *claim.against}
         cells = [c for c in cells if c.aggregator in named]
-    at_hand, text = _at_hand(claim, _our_values(claim, cells, collected.rounds))
+    at_hand, text = _at_hand(claim, _our_values(claim, cells, rounds))
     reasons = _obstacles(cells)
     if at_hand in (NO_RECORDS, UNCLEAR):
         reasons.append("no usable records" if at_hand == NO_RECORDS else "within the seeds' spread")

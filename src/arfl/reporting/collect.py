@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -116,14 +117,38 @@ class PartitionRow:
     class_counts: list
 
 
-@dataclass(frozen=True)
 class Collected:
-    """The four files of one target, read back."""
+    """The four files of one target, each read when it is first asked for.
 
-    cells: list[CellRow]
-    rounds: list[RoundRow]
-    weights: list[WeightRow]
-    partitions: list[PartitionRow]
+    Args:
+        folder: where `collect` wrote them.
+
+    Raises:
+        UserError: on reading a file that is missing or is not what `collect` writes.
+    """
+
+    def __init__(self, folder: str | Path):
+        self._folder = Path(folder)
+
+    @cached_property
+    def cells(self) -> list[CellRow]:
+        """Every planned cell."""
+        return _read(self._folder / "cells.csv", CellRow)
+
+    @cached_property
+    def rounds(self) -> list[RoundRow]:
+        """Every round of the cells that are done."""
+        return _read(self._folder / "rounds.csv", RoundRow)
+
+    @cached_property
+    def weights(self) -> list[WeightRow]:
+        """The clients' weights; by far the largest file."""
+        return _read(self._folder / "weights.csv", WeightRow)
+
+    @cached_property
+    def partitions(self) -> list[PartitionRow]:
+        """The clients' class counts."""
+        return _read(self._folder / "partitions.csv", PartitionRow)
 
 
 class _BrokenRecord(Exception):
@@ -155,22 +180,6 @@ def collect(plan_path: str | Path, target: str, out_dir: str | Path) -> None:
     _write(out_dir / "rounds.csv", RoundRow, (r for d in done.values() for r in _round_rows(d)))
     _write(out_dir / "weights.csv", WeightRow, (r for d in done.values() for r in _weight_rows(d)))
     _write(out_dir / "partitions.csv", PartitionRow, _partition_rows(done.values()))
-
-
-def load(collected_dir: str | Path) -> Collected:
-    """Read the four CSV files of one target back, every field in its type."""
-    folder = Path(collected_dir)
-    return Collected(
-        _read(folder / "cells.csv", CellRow),
-        _read(folder / "rounds.csv", RoundRow),
-        _read(folder / "weights.csv", WeightRow),
-        _read(folder / "partitions.csv", PartitionRow),
-    )
-
-
-def load_cells(collected_dir: str | Path) -> list[CellRow]:
-    """Read ``cells.csv`` alone, which is all that the tables need."""
-    return _read(Path(collected_dir) / "cells.csv", CellRow)
 
 
 def _plan_rows(plan: dict, target: str, plan_path: str | Path) -> list[dict]:

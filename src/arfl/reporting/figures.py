@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 
 from arfl.errors import UserError
 from arfl.reporting import captions, paper, style, timing
-from arfl.reporting.collect import CellRow, Collected, PartitionRow, load, read_csv
+from arfl.reporting.collect import CellRow, Collected, PartitionRow, read_csv
 from arfl.reporting.compare import mean_std, unique
 from arfl.reporting.paper import PaperNumbers
 
@@ -88,10 +88,9 @@ def by_round(collected: Collected, metric: str, target: str) -> Figure | None:
     for entry in collected.rounds:
         series.setdefault(entry.cell_id, []).append(getattr(entry, metric))
     scenarios = unique((c.panel, c.x) for c in cells)
-    figure, axes = style.grid(
-        len(scenarios), columns=2 if len(scenarios) == 4 else 3, panel_width=6.6 if len(scenarios) == 1 else 3.5,
-        panel_height=3.8 if len(scenarios) == 1 else 2.6, sharex=True, sharey=True,
-    )  # fmt: skip
+    width, height = (6.6, 3.8) if len(scenarios) == 1 else (3.5, 2.6)
+    columns = 2 if len(scenarios) == 4 else 3
+    figure, axes = style.grid(len(scenarios), columns, width, height, sharex=True, sharey=True)
     looks = style.looks(c.aggregator for c in collected.cells)
     for axis, (panel, x) in zip(axes, scenarios, strict=True):
         here = [c for c in cells if (c.panel, c.x) == (panel, x)]
@@ -321,7 +320,7 @@ def make(collected_dir: str | Path, target: str, paper_dir: str | Path) -> Figur
         return _study(Path(collected_dir) / f"{target}.csv", _STUDIES[target])
     if target == "figure5":
         return trigger(_arrays(Path(collected_dir) / "figure5.npz"))
-    collected = load(collected_dir)
+    collected = Collected(collected_dir)
     figure = _of_cells(collected, target, paper.load(paper_dir, target))
     if figure is None:
         # An incomplete grid still renders, and says that it is empty.

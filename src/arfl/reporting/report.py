@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from arfl.files import read_json, write_text
 from arfl.reporting import captions, claims, figures, style, tables
-from arfl.reporting.collect import CellRow, Collected, load
+from arfl.reporting.collect import CellRow, Collected
 from arfl.reporting.compare import unique
 from arfl.reporting.tables import Table
 
@@ -77,7 +77,7 @@ def write(
     """
     plan = read_json(plan_path)
     folders = {f.name: f for f in sorted(Path(run_dir, "collected").glob("*")) if f.is_dir()}
-    data = {t: load(f) for t, f in folders.items() if (f / "cells.csv").exists()}
+    data = {t: Collected(f) for t, f in folders.items() if (f / "cells.csv").exists()}
     wanted = unique([*ORDER, *plan["targets"]])
     cells = _unique_cells(data.values())
     page = _template().render(

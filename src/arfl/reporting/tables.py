@@ -7,7 +7,7 @@ from pathlib import Path
 from arfl.errors import UserError
 from arfl.files import write_text
 from arfl.reporting import captions, compare, paper, timing
-from arfl.reporting.collect import CellRow, load_cells, write_csv
+from arfl.reporting.collect import CellRow, Collected, write_csv
 from arfl.reporting.compare import AVERAGE, Comparison, unique
 
 # The targets that have a table; the others are pictures only.
@@ -66,7 +66,7 @@ def write(
     """
     if target not in TARGETS:
         raise UserError(f"{target} has no table; tables are {', '.join(TARGETS)}")
-    cells = load_cells(collected_dir)
+    cells = Collected(collected_dir).cells
     if target == "timing":
         columns, rows = timing.COLUMNS, [vars(t) for t in timing.summarise(cells)]
     else:
