@@ -8,6 +8,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     options = vars(_parser().parse_args(arguments))
     run = options.pop("run")
+    given = sys.argv[1:] if arguments is None else arguments
+    logging.info("$ %s", shlex.join(["python", "-m", "arfl", *given]))
     try:
         with disk_errors("the output"):
             run(**options)
@@ -90,10 +93,36 @@ def _parser() -> argparse.ArgumentParser:
     add("--fingerprint", default="", help="of the numeric code; recorded")
     add("--out", type=Path, required=True, help=".json file")
 
+    add = verb("plan", _plan, "Write down which cells each target needs.").add_argument
+    add("--config", type=_json_object, required=True, help="JSON object, see config.yaml")
+    add("--out", type=Path, required=True, help=".json file")
+
     add = verb("collect", _collect, "Gather a target's records into CSV.").add_argument
     add("--plan", type=Path, required=True)
     add("--target", required=True)
     add("--out", type=Path, required=True, help="folder")
+
+    add = verb("confidence", _confidence, "Figure 2's curves, from the aggregator.").add_argument
+    add("--out", type=Path, required=True, help=".csv file")
+
+    add = verb("theory", _theory, "Simulate Equation 14's one-parameter model.").add_argument
+    add("--out", type=Path, required=True, help=".csv file")
+
+    add = verb("trigger", _trigger, "Figure 5's image, with and without the trigger.").add_argument
+    add("--data", type=Path, required=True, help="prepared folder of images")
+    add("--options", type=_json_object, required=True, help="JSON object: the backdoor's")
+    add("--out", type=Path, required=True, help=".npz file")
+
+    add = verb("claims", _claims, "Judge the paper's statements on the records.").add_argument
+    add("--collected", type=Path, nargs="+", required=True, help="folders of `collect`")
+    add("--paper", type=Path, required=True, help="folder of the paper's numbers and claims")
+    add("--out", type=Path, required=True, help="output path without suffix")
+
+    add = verb("report", _report, "Write the report: one page that opens offline.").add_argument
+    add("--run-folder", type=Path, required=True, help="results/<run>")
+    add("--plan", type=Path, required=True)
+    add("--paper", type=Path, required=True, help="folder of the paper's numbers")
+    add("--out", type=Path, required=True, help=".html file")
 
     for name, run, what in (
         ("table", _table, "Set a target's table beside the paper's: CSV, Markdown and LaTeX."),
@@ -131,7 +160,8 @@ def _partition(
 ) -> None:
     from arfl import datasets, partition
 
-    dataset = datasets.load(data)
+    # Once per partition, so that a damaged disk is noticed, and not in every training job.
+    dataset = datasets.load(data, verify=True)
     made = partition.make(dataset, scheme, n_clients, seed)
     partition.plot(made, dataset.class_names, picture)
     made.save(out)
@@ -195,6 +225,13 @@ def _train(
     record.write(out, cell, settings, described, trained, origin)
 
 
+def _plan(config: dict, out: Path) -> None:
+    from arfl.files import write_json
+    from arfl.grid import Grid
+
+    write_json(out, Grid(config).plan())
+
+
 def _collect(plan: Path, target: str, out: Path) -> None:
     from arfl.reporting import collect
 
@@ -211,3 +248,39 @@ def _figure(collected: Path, target: str, paper: Path, out: Path) -> None:
     from arfl.reporting import figures
 
     figures.draw(collected, target, paper, out)
+
+
+def _write_rows(out: Path, rows: list[dict]) -> None:
+    from arfl.reporting.collect import write_csv
+
+    write_csv(out, list(rows[0]), rows)
+
+
+def _confidence(out: Path) -> None:
+    from arfl.studies import confidence
+
+    _write_rows(out, confidence.curves())
+
+
+def _theory(out: Path) -> None:
+    from arfl.studies import theory
+
+    _write_rows(out, theory.simulate())
+
+
+def _trigger(data: Path, options: dict, out: Path) -> None:
+    from arfl.studies import trigger
+
+    trigger.write(data, options, out)
+
+
+def _claims(collected: list[Path], paper: Path, out: Path) -> None:
+    from arfl.reporting import claims
+
+    claims.evaluate(collected, paper, out)
+
+
+def _report(run_folder: Path, plan: Path, paper: Path, out: Path) -> None:
+    from arfl.reporting import report
+
+    report.write(run_folder, plan, paper, out)

@@ -120,8 +120,9 @@ class Grid:
             for name, entry in self.config[package].items():
                 if entry["rule"] not in rules(package):
                     raise UserError(
-                        f"config: {package}.{name}.rule is {entry['rule']!r}, but src/arfl/{package} "
-                        f"has {', '.join(rules(package))}; correct the name or add the file"
+                        f"config: {package}.{name}.rule is {entry['rule']!r}, but "
+                        f"src/arfl/{package} has {', '.join(rules(package))}; correct the name "
+                        "or add the file"
                     )
         for cells in self.points.values():
             for point in cells:
@@ -195,7 +196,13 @@ class Grid:
                 options = {x_name: x} if "option" in panel else {}
                 for seed in self.seeds:
                     cell = self._cell(
-                        panel["task"], panel["attack"], n_attackers, noise_std, aggregator, options, seed
+                        panel["task"],
+                        panel["attack"],
+                        n_attackers,
+                        noise_std,
+                        aggregator,
+                        options,
+                        seed,
                     )
                     points.append(Point(panel.get("panel", ""), x_name, x, dataset, cell))
         return points

@@ -2,10 +2,10 @@
 
 Clients that train together form a block: their networks are rows of one (m, N) matrix, their
 batches one (m, B, ...) tensor, and one backward pass gives every client its own gradient, because
-no tensor of one row meets a tensor of another. The optimiser is PyTorch's, with one parameter per
-row, so that attackers may have a learning rate of their own.
+no tensor of one row meets a tensor of another.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,8 +17,8 @@ from torch import Tensor
 from arfl import seeds
 from arfl.attacks import Attack
 from arfl.device_data import DeviceData
-from arfl.errors import UserError
 from arfl.models import Model
+from arfl.optimizers import Optimizer
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,6 @@ class LocalSettings:
     momentum: float
     batch_size: int
     max_batches_per_epoch: int | None
-
-    def __post_init__(self):
-        if self.optimizer not in ("sgd", "adam"):
-            raise UserError(f"unknown optimizer {self.optimizer!r}; use sgd or adam")
 
 
 def batch_order(client: Client, settings: LocalSettings, seed: int, round_number: int) -> list:
@@ -103,7 +99,7 @@ def train_clients(
     if not model.joint:
         block = 1
     elif data.device.type == "cpu":
-        block = model.clients_at_once_cpu
+        block = max(1, model.samples_at_once_cpu // settings.batch_size)
     else:
         block = len(clients)
     batches = [batch_order(client, settings, seed, round_number) for client in clients]
@@ -138,18 +134,6 @@ def _pack(batches: list[list[np.ndarray]], batch_size: int) -> tuple[np.ndarray,
     return indices, counts
 
 
-def _make_optimizer(models: Tensor, gradients: Tensor, clients, settings: LocalSettings):
-    groups: dict[float, list[Tensor]] = {}
-    for row, gradient, client in zip(models, gradients, clients, strict=True):
-        parameter = row.detach()
-        parameter.grad = gradient
-        groups.setdefault(client.lr, []).append(parameter)
-    groups = [{"params": rows, "lr": lr} for lr, rows in groups.items()]
-    if settings.optimizer == "adam":
-        return torch.optim.Adam(groups)
-    return torch.optim.SGD(groups, momentum=settings.momentum)
-
-
 def _trainable_views(model: Model, models: Tensor, gradients: Tensor) -> dict[str, Tensor]:
     """Leaf tensors over the rows of ``models`` whose gradients add up in ``gradients``."""
     views = model.layout.views(models.detach())
@@ -178,7 +162,8 @@ def _train_block(
     if not batches[0]:
         return models
     gradients = torch.zeros_like(models)
-    optimizer = _make_optimizer(models, gradients, clients, settings)
+    lr = torch.tensor([[client.lr] for client in clients], device=device)
+    optimizer = Optimizer(settings.optimizer, models, lr, settings.momentum)
     indices, counts = _pack(batches, settings.batch_size)
     active = (counts > 0).sum(1)
     indices_on_device = torch.from_numpy(indices).to(device, non_blocking=True)
@@ -192,14 +177,8 @@ def _train_block(
     rows = 0
     for step in range(len(indices)):
         if active[step] != rows:
-            # Those that have finished must rest: no gradient, and no momentum either.
             rows = int(active[step])
             tensors = _trainable_views(model, models[:rows], gradients[:rows])
-            finished = {row.data_ptr() for row in models[rows:]}
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    if parameter.data_ptr() in finished:
-                        parameter.grad = None
         width = counts[step].max()
         x, y = data.train_batch(indices_on_device[step, :rows, :width], streams["augmentation"])
         at_work = [k for k in poisoned if k < rows]
@@ -209,6 +188,10 @@ def _train_block(
             x[at_work], y[at_work] = bad_x, bad_y
         gradients[:rows].zero_()
         logits = model.forward(tensors, x, training=True, generator=streams["dropout"])
-        _loss(logits, y, counts_on_device[step, :rows], model.binary).backward()
-        optimizer.step()
+        loss = _loss(logits, y, counts_on_device[step, :rows], model.binary)
+        with warnings.catch_warnings():
+            # Views of a (K, N) matrix are strided, as meant: the gradients add up in its rows.
+            warnings.filterwarnings("ignore", message="grad and param do not obey")
+            loss.backward()
+        optimizer.step(gradients[:rows])
     return models

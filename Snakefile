@@ -1,0 +1,53 @@
+"""Reproduces "Attack-Resistant Federated Learning with Residual-based Reweighting".
+
+Data flows one way: download -> prepare -> partition -> train_cell -> collect -> tables, figures,
+claims -> report. What is trained follows from config.yaml; see README.md for the commands.
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.8")
+
+
+configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+
+
+# What follows runs where Snakemake runs, also on a cluster: light, or in need of the internet.
+localrules:
+    all,
+    download,
+    plan,
+    collect,
+    claims,
+    report,
+
+
+wildcard_constraints:
+    run=re.escape(GRID.run),
+    dataset=one_of(rules_in("datasets")),
+    task=one_of(GRID.tasks),
+    attack=one_of([NO_ATTACK, *GRID.config["attacks"]]),
+    level=r"attackers-\d+(-noise-[\d.]+)?",
+    variant=one_of(sorted({cell.variant for cell in GRID.cells.values()})),
+    seed=r"\d+",
+    target=r"[a-z0-9]+",
+
+
+rule all:
+    input:
+        RUN + "/report.html",
+
+
+include: "workflow/rules/download.smk"
+include: "workflow/rules/prepare.smk"
+include: "workflow/rules/partition.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/collect.smk"
+include: "workflow/rules/studies.smk"
+include: "workflow/rules/tables.smk"
+include: "workflow/rules/figures.smk"
+include: "workflow/rules/report.smk"
+include: "workflow/rules/targets.smk"

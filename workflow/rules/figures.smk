@@ -1,0 +1,26 @@
+def figure_source(wildcards):
+    """What a figure is drawn from: a study's file, or collected records."""
+    source = STUDIES.get(wildcards.target, "cells.csv")
+    return f"results/{wildcards.run}/collected/{wildcards.target}/{source}"
+
+
+rule figures:
+    """A target's figure, as PNG and PDF."""
+    input:
+        source=figure_source,
+        paper=PAPER,
+    output:
+        png=report(
+            "results/{run}/figures/{target}.png",
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"figure": "{target}", "run": "{run}"},
+        ),
+        pdf="results/{run}/figures/{target}.pdf",
+    log:
+        "logs/{run}/figures/{target}.log",
+    params:
+        code=fingerprint("arfl.reporting.figures"),
+    shell:
+        "python -m arfl figure --collected $(dirname {input.source}) --target {wildcards.target}"
+        " --paper {input.paper} --out results/{wildcards.run}/figures/{wildcards.target} 2> {log}"
