@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from arfl.files import read_json, write_text
@@ -115,7 +115,7 @@ def _template():
     environment.filters["percent"] = tables.percent
     # A long identifier may break after its slashes and underscores, and nowhere else.
     environment.filters["breakable"] = lambda text: Markup(
-        Markup.escape(text).replace("/", "/<wbr>").replace("_", "_<wbr>")
+        str(escape(text)).replace("/", "/<wbr>").replace("_", "_<wbr>")
     )
     return environment.get_template("report.html.jinja")
 

@@ -12,10 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
@@ -60,7 +56,7 @@ _OTHERS = (
     Look("#5E3C99", ">", (0, (4, 4))),
 )
 
-plt.rcParams.update(
+matplotlib.rcParams.update(
     {
         "figure.dpi": 100,
         "font.size": 10,
@@ -120,7 +116,9 @@ def grid(
     columns = min(columns, n_panels)
     rows = -(-n_panels // columns)
     size = (max(panel_width * columns, 4.8), panel_height * rows + 1.0)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
+    # Without pyplot: it keeps every figure until told to forget it, and looks for a display.
+    figure = Figure(figsize=size)
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
     flat = list(axes.flat)
     for spare in flat[n_panels:]:
         spare.set_visible(False)
@@ -182,20 +180,18 @@ def finish(
 
 
 def save(figure: Figure, out_prefix: str | Path) -> None:
-    """Write ``<out_prefix>.png`` and ``.pdf`` and close the figure."""
+    """Write ``<out_prefix>.png`` and ``.pdf``."""
     for extension in ("png", "pdf"):
         # Without dates in the files the same CSV gives the same bytes.
         metadata = {"CreationDate": None} if extension == "pdf" else {"Software": None}
         with atomic_path(f"{out_prefix}.{extension}") as path:
             figure.savefig(path, dpi=DPI, metadata=metadata)
-    plt.close(figure)
 
 
 def png(figure: Figure, dpi: int) -> bytes:
-    """The figure as PNG; closes it."""
+    """The figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    plt.close(figure)
     return buffer.getvalue()
 
 

@@ -1,0 +1,187 @@
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import image
+from matplotlib.colors import to_rgb
+from reporting_records import AGGREGATORS, Experiment
+
+from arfl.errors import UserError
+from arfl.reporting import collect, figures, paper, style
+
+PAPER = Path(__file__).parents[2] / "workflow" / "resources" / "paper"
+SWEEPS_AND_VIEWS = (*Experiment.all_targets(), "weights", "timing")
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    experiment = Experiment(tmp_path_factory.mktemp("figures"))
+    experiment.write()
+    for target in SWEEPS_AND_VIEWS:
+        collect.collect(experiment.plan_path, target, folder(experiment, target))
+    return experiment
+
+
+def folder(experiment, target):
+    return experiment.run_dir / "collected" / target
+
+
+def write_rows(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def text_of(figure):
+    return " ".join(t.get_text().replace("\n", " ") for t in figure.texts)
+
+
+@pytest.mark.parametrize("target", SWEEPS_AND_VIEWS)
+def test_every_target_is_drawn_and_says_what_it_shows(experiment, target):
+    figure = figures.make(folder(experiment, target), target, PAPER)
+    text = text_of(figure)
+    assert "Scale quick" in text
+    assert "Not the paper's experiment" in text
+    assert "digits (stand-in" in text or target in ("table2", "loan")
+    width, height = figure.get_size_inches()
+    assert 4 < width < 16
+    assert 2 < height < 30
+
+
+def test_files_are_written_whole_and_reproducibly(experiment, tmp_path):
+    for name in ("a", "b"):
+        figures.draw(folder(experiment, "table4"), "table4", PAPER, tmp_path / name)
+    for extension in ("png", "pdf"):
+        assert (tmp_path / f"a.{extension}").read_bytes() == (
+            tmp_path / f"b.{extension}"
+        ).read_bytes()
+    pixels = image.imread(tmp_path / "a.png")
+    assert pixels.shape[1] >= 900
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pdf", "a.png", "b.pdf", "b.png"]
+
+
+def test_a_line_shows_the_means_of_the_records(experiment):
+    target = "table4"
+    figure = figures.make(folder(experiment, target), target, PAPER)
+    cells = collect.Collected(folder(experiment, target)).cells
+    expected = [
+        100 * np.mean([c.accuracy for c in cells if c.aggregator == "median" and c.x == x])
+        for x in range(4)
+    ]
+    lines = [line.get_ydata() for line in figure.axes[0].get_lines()]
+    assert any(len(y) == 4 and np.allclose(y, expected) for y in lines)
+
+
+def test_the_papers_curve_is_drawn_at_the_same_share_of_attackers(experiment):
+    figure = figures.make(folder(experiment, "figure3"), "figure3", PAPER)
+    printed = paper.load(PAPER, "figure3").curve("", "fedavg", "accuracy")
+    expected = np.array(printed) * [20 / 100, 100]
+    lines = [np.array(line.get_xydata()) for line in figure.axes[0].get_lines()]
+    assert any(line.shape == expected.shape and np.allclose(line, expected) for line in lines)
+    assert "same share of attackers" in text_of(figure)
+
+
+def test_rules_differ_in_colour_marker_and_grey(experiment):
+    looks = style.looks([*AGGREGATORS, "another", "yet_another"])
+    assert len({look.color for look in looks.values()}) == 8
+    assert len({look.marker for look in looks.values()}) == 8
+    # Two rules of nearly the same grey must differ in their line style.
+    greys = {a: np.dot(to_rgb(look.color), (0.299, 0.587, 0.114)) for a, look in looks.items()}
+    for a in looks:
+        for b in looks:
+            if a < b and abs(greys[a] - greys[b]) < 0.05:
+                assert looks[a].line != looks[b].line, (a, b)
+
+
+def test_an_attackers_rows_come_last_and_are_marked(experiment):
+    figure = figures.make(folder(experiment, "weights"), "weights", PAPER)
+    axis = figure.axes[0]
+    pixels = axis.get_images()[0].get_array()
+    assert pixels.shape == (20, 10)
+    # The invented weights are 0.2 to 0.3 for the two attackers and 1.0 to 1.1 for the others.
+    assert pixels[-2:].max() < 0.5 < pixels[:-2].min()
+    assert any(line.get_color() == style.ATTACKER for line in axis.get_lines())
+
+
+def test_a_grid_without_records_renders_and_says_so(tmp_path):
+    empty = Experiment(tmp_path)
+    empty.write()
+    for path in (tmp_path / "results").rglob("seed-*.json"):
+        path.unlink()
+    for target in SWEEPS_AND_VIEWS:
+        collect.collect(empty.plan_path, target, folder(empty, target))
+        figure = figures.make(folder(empty, target), target, PAPER)
+        assert "no record yet" in text_of(figure)
+
+
+def test_confidence_curves(tmp_path):
+    rows = [
+        {"variant": v, "lam": 2.0, "delta": 0.1, "n_clients": 10, "normalised_residual": e,
+         "confidence": max(0.0, 1 - abs(e) / 5)}
+        for v in ("paper", "released")
+        for e in range(-8, 9)
+    ]  # fmt: skip
+    write_rows(tmp_path / "figure2.csv", rows)
+    figure = figures.make(tmp_path, "figure2", PAPER)
+    assert [a.get_title(loc="left") for a in figure.axes] == ["variant paper", "variant released"]
+    x, y = figure.axes[0].get_lines()[0].get_data()
+    assert np.allclose(y, np.maximum(0, 1 - np.abs(x) / 5))
+
+
+def test_theory_with_errors_larger_than_their_mean(tmp_path):
+    rows = [
+        {"swept": swept, "x": x, "rule": rule, "error_mean": 0.1, "error_std": 0.2,
+         "n_trials": 50, "bound": 1 / x}
+        for swept, xs in (("n_clients", (10, 100)), ("corruption", (0.1, 0.4)))
+        for x in xs
+        for rule in ("fedavg", "residual_reweighting")
+    ]  # fmt: skip
+    write_rows(tmp_path / "theory.csv", rows)
+    figure = figures.make(tmp_path, "theory", PAPER)
+    assert [a.get_yscale() for a in figure.axes] == ["log", "log"]
+    assert "50 trials" in text_of(figure)
+
+
+def test_trigger_shows_both_images(tmp_path):
+    clean = np.zeros((28, 28), np.uint8)
+    triggered = clean.copy()
+    triggered[0, :3] = 255
+    np.savez(tmp_path / "figure5.npz", clean=clean, triggered=triggered, note=np.array("a digit"))
+    figure = figures.make(tmp_path, "figure5", PAPER)
+    shown = [a.get_images()[0].get_array() for a in figure.axes]
+    assert np.array_equal(shown[0], clean)
+    assert np.array_equal(shown[1], triggered)
+    assert "a digit" in text_of(figure)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [("figure9", "figure9 has no figure"), ("figure2", "does not exist"),
+     ("figure5", "does not exist"), ("table1", "does not exist")],
+)  # fmt: skip
+def test_what_cannot_be_drawn_is_a_clear_error(tmp_path, target, message):
+    with pytest.raises(UserError, match=message):
+        figures.make(tmp_path, target, PAPER)
+
+
+def test_a_study_of_another_shape_is_a_clear_error(tmp_path):
+    (tmp_path / "theory.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="expected columns"):
+        figures.make(tmp_path, "theory", PAPER)
+
+
+def test_reporting_reaches_neither_torch_nor_pandas():
+    modules = "collect, claims, compare, figures, report, tables"
+    code = (
+        f"import sys; from arfl.reporting import {modules}; "
+        "print([m for m in ('torch', 'torchvision', 'numba', 'pandas') if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
