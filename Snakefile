@@ -13,6 +13,7 @@ configfile: "config.yaml"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/inputs.smk"
 
 
 # What follows runs where Snakemake runs, also on a cluster: light, or in need of the internet.
@@ -38,7 +39,7 @@ wildcard_constraints:
 
 rule all:
     input:
-        RUN + "/report.html",
+        f"{RUN}/report.html",
 
 
 include: "workflow/rules/download.smk"

@@ -1,29 +1,11 @@
-def target_records(wildcards):
-    """The records of a target's cells; with `missing_cells: report`, those that exist."""
-    every = (
-        GRID.cells.values()
-        if wildcards.target in VIEWS
-        else target_cells(wildcards.target)
-    )
-    paths = sorted({GRID.record_path(cell) for cell in every})
-    if config["missing_cells"] == "report":
-        paths = [path for path in paths if os.path.exists(path)]
-    return paths
-
-
-def target_cells(target):
-    """The cells of a target."""
-    if target not in GRID.points:
-        raise WorkflowError(f"config.yaml has no target {target!r} with cells")
-    return [point.cell for point in GRID.points[target]]
-
-
 rule plan:
     """Write down which cells each target needs, for those who only read records."""
     output:
         "results/{run}/plan.json",
     log:
         "logs/{run}/plan.log",
+    conda:
+        "../../envs/report.yaml"
     params:
         config=json.dumps(config),
     shell:
@@ -41,6 +23,8 @@ rule collect:
         weights="results/{run}/collected/{target}/weights.csv",
     log:
         "logs/{run}/collect/{target}.log",
+    conda:
+        "../../envs/report.yaml"
     params:
         code=fingerprint("arfl.reporting.collect"),
     shell:

@@ -9,11 +9,10 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 # The package is found beside the workflow also where it is not installed, here and in the jobs.
-SOURCE = str(Path(workflow.basedir) / "src")
-sys.path.insert(0, SOURCE)
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    part for part in (SOURCE, os.environ.get("PYTHONPATH")) if part
-)
+SOURCE = Path(workflow.basedir, "src")
+sys.path.insert(0, str(SOURCE))
+# Snakemake formats the prefix once more: four braces become one.
+shell.prefix(f"export PYTHONPATH='{SOURCE}'${{{{PYTHONPATH:+:$PYTHONPATH}}}}; ")
 
 from arfl.config import check
 from arfl.errors import UserError
@@ -26,7 +25,7 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-RUN = "results/" + GRID.run
+RUN = f"results/{GRID.run}"
 PAPER = "workflow/resources/paper"
 
 # Targets that look at the cells of all others, and those that need no cells.

@@ -8,6 +8,8 @@ rule download:
         "logs/download/{dataset}.log",
     conda:
         "../../envs/arfl.yaml"
+    params:
+        mirror=config["data_mirror"],
     shell:
         "python -m arfl download --dataset {wildcards.dataset} --sources {input.sources}"
-        " --mirror={config[data_mirror]:q} --out data/raw/{wildcards.dataset} 2> {log}"
+        " --mirror={params.mirror:q} --out data/raw/{wildcards.dataset} 2> {log}"

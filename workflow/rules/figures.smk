@@ -1,9 +1,3 @@
-def figure_source(wildcards):
-    """What a figure is drawn from: a study's file, or collected records."""
-    source = STUDIES.get(wildcards.target, "cells.csv")
-    return f"results/{wildcards.run}/collected/{wildcards.target}/{source}"
-
-
 rule figures:
     """A target's figure, as PNG and PDF."""
     input:
@@ -19,6 +13,8 @@ rule figures:
         pdf="results/{run}/figures/{target}.pdf",
     log:
         "logs/{run}/figures/{target}.log",
+    conda:
+        "../../envs/report.yaml"
     params:
         code=fingerprint("arfl.reporting.figures"),
     shell:

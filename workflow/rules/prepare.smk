@@ -1,21 +1,3 @@
-def prepare_options(wildcards):
-    """The dataset's preprocessing settings as JSON."""
-    return json.dumps(config["datasets"].get(wildcards.dataset, {}))
-
-
-def prepare_input(wildcards):
-    """The dataset's files, and what the code reads besides."""
-    files = [f"data/raw/{wildcards.dataset}/fetched.json"]
-    if "loan" in wildcards.dataset:
-        files.append(SOURCE + "/arfl/datasets/loan_columns.csv")
-    return files
-
-
-def prepare_code(wildcards):
-    """Fingerprint of the code that prepares this dataset."""
-    return fingerprint("arfl.datasets." + wildcards.dataset)
-
-
 rule prepare:
     """Turn a dataset's files into memory-mappable tensors and their description."""
     input:

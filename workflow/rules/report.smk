@@ -8,6 +8,8 @@ rule claims:
         markdown="results/{run}/claims.md",
     log:
         "logs/{run}/claims.log",
+    conda:
+        "../../envs/report.yaml"
     params:
         code=fingerprint("arfl.reporting.claims"),
     shell:
@@ -31,6 +33,8 @@ rule report:
         ),
     log:
         "logs/{run}/report.log",
+    conda:
+        "../../envs/report.yaml"
     params:
         code=fingerprint("arfl.reporting.report"),
     shell:

@@ -1,23 +1,6 @@
 # What the paper argues without training anything: drawn from the code itself.
 
 
-def trigger_data(wildcards):
-    """The prepared images that Figure 5 is taken from."""
-    return f"data/prepared/{figure5_task()['data']}/meta.json"
-
-
-def figure5_task():
-    """The task of Figure 5's image."""
-    return GRID.tasks[GRID.points["table3"][-1].cell.task]
-
-
-def trigger_options(wildcards):
-    """The backdoor's options in Table 3's last panel, as JSON."""
-    return json.dumps(
-        GRID.settings(GRID.points["table3"][-1].cell)["attack"]["options"]
-    )
-
-
 rule confidence_curves:
     """Figure 2: confidence against residual, by calling the aggregator."""
     output:

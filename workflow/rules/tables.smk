@@ -9,6 +9,8 @@ rule tables:
         latex="results/{run}/tables/{target}.tex",
     log:
         "logs/{run}/tables/{target}.log",
+    conda:
+        "../../envs/report.yaml"
     params:
         code=fingerprint("arfl.reporting.tables"),
     shell:

@@ -1,0 +1,117 @@
+# Input, parameter and resource functions of the rules, in the order of the data flow.
+
+
+def prepare_options(wildcards):
+    """The dataset's preprocessing settings as JSON."""
+    return json.dumps(config["datasets"].get(wildcards.dataset, {}))
+
+
+def prepare_input(wildcards):
+    """The dataset's files, and what the code reads besides."""
+    files = [f"data/raw/{wildcards.dataset}/fetched.json"]
+    if "loan" in wildcards.dataset:
+        files.append(SOURCE / "arfl/datasets/loan_columns.csv")
+    return files
+
+
+def prepare_code(wildcards):
+    """Fingerprint of the code that prepares this dataset."""
+    return fingerprint(f"arfl.datasets.{wildcards.dataset}")
+
+
+def task_data(wildcards):
+    """The prepared data of a task."""
+    return f"data/prepared/{GRID.tasks[wildcards.task]['data']}/meta.json"
+
+
+def partition_scheme(wildcards):
+    """The task's partition scheme as JSON."""
+    return json.dumps(GRID.tasks[wildcards.task]["partition"])
+
+
+def partition_clients(wildcards):
+    """How many participants, as an option; nothing where the data says it."""
+    n_clients = GRID.tasks[wildcards.task]["n_clients"]
+    return "" if n_clients is None else f"--n-clients {n_clients}"
+
+
+def cell_of(wildcards):
+    """The cell that a record's path names."""
+    name = "{0.task}/{0.attack}/{0.level}/{0.variant}/seed-{0.seed}".format(wildcards)
+    if name not in GRID.cells:
+        raise WorkflowError(f"no target of config.yaml has the cell {name}")
+    return GRID.cells[name]
+
+
+def cell_name(wildcards):
+    """The cell as JSON."""
+    return json.dumps(cell_of(wildcards).describe())
+
+
+def cell_settings(wildcards):
+    """All that the cell is trained with, as JSON: it reruns when this changes."""
+    return json.dumps(GRID.settings(cell_of(wildcards)))
+
+
+def cell_code(wildcards):
+    """Fingerprint of the numeric code: the cell reruns when this changes."""
+    return GRID.fingerprint(cell_of(wildcards))
+
+
+def cell_minutes(wildcards, attempt):
+    """Time limit: twice the expected time, and as much again with each attempt."""
+    return 2 * attempt * GRID.resources(cell_of(wildcards))["minutes"]
+
+
+def cell_memory(wildcards, attempt):
+    """Memory limit, as much again with each attempt."""
+    return attempt * GRID.resources(cell_of(wildcards))["mem_mb"]
+
+
+def target_records(wildcards):
+    """The records of a target's cells; with `missing_cells: report`, those that exist."""
+    every = (
+        GRID.cells.values()
+        if wildcards.target in VIEWS
+        else target_cells(wildcards.target)
+    )
+    paths = sorted({GRID.record_path(cell) for cell in every})
+    if config["missing_cells"] == "report":
+        paths = [path for path in paths if os.path.exists(path)]
+    return paths
+
+
+def target_cells(target):
+    """The cells of a target."""
+    if target not in GRID.points:
+        raise WorkflowError(f"config.yaml has no target {target!r} with cells")
+    return [point.cell for point in GRID.points[target]]
+
+
+def trigger_data(wildcards):
+    """The prepared images that Figure 5 is taken from."""
+    return f"data/prepared/{figure5_task()['data']}/meta.json"
+
+
+def figure5_task():
+    """The task of Figure 5's image."""
+    return GRID.tasks[GRID.points["table3"][-1].cell.task]
+
+
+def trigger_options(wildcards):
+    """The backdoor's options in Table 3's last panel, as JSON."""
+    return json.dumps(
+        GRID.settings(GRID.points["table3"][-1].cell)["attack"]["options"]
+    )
+
+
+def figure_source(wildcards):
+    """What a figure is drawn from: a study's file, or collected records."""
+    source = STUDIES.get(wildcards.target, "cells.csv")
+    return f"results/{wildcards.run}/collected/{wildcards.target}/{source}"
+
+
+def results_of(target):
+    """The files that a named target asks for."""
+    files = [f"{RUN}/figures/{target}.png"] if target in FIGURES else []
+    return files + ([f"{RUN}/tables/{target}.md"] if target in TABLES else [])
