@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from arfl.aggregators._backend import compile_kernels
 from arfl.aggregators._rows import NoFiniteModelError, finite_rows, spread_weights
 from arfl.errors import UserError
 
@@ -122,4 +123,12 @@ def make(name: str, **options: object) -> Callable[[Tensor, Context], Aggregatio
 for _name in names():
     globals()[_name] = getattr(importlib.import_module(f"{__name__}.{_name}"), _name)
 
-__all__ = ["Aggregation", "Context", "NoFiniteModelError", "make", "names", *names()]
+__all__ = [
+    "Aggregation",
+    "Context",
+    "NoFiniteModelError",
+    "compile_kernels",
+    "make",
+    "names",
+    *names(),
+]

@@ -1,12 +1,54 @@
-"""Which implementation of the numeric steps runs: plain torch."""
+"""Which implementation of the numeric steps runs: compiled kernels on the CPU, else plain torch."""
 
+import functools
+import importlib
+import warnings
+from collections.abc import Iterable
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from arfl.aggregators import _dense
 
 
+@functools.cache
+def _compiled_module() -> ModuleType | None:
+    """`arfl.aggregators._compiled`, imported at the first use; None, and a warning, if it fails."""
+    try:
+        return importlib.import_module("arfl.aggregators._compiled")
+    except ImportError as error:
+        reason = f"numba cannot be imported ({error})"
+    except RuntimeError as error:
+        # Numba finds no folder to keep compiled kernels in.
+        reason = f"{error}; set NUMBA_CACHE_DIR to a folder that you may write to"
+    warnings.warn(
+        f"aggregation runs in plain torch, correct but many times slower: {reason}", stacklevel=2
+    )
+    return None
+
+
 def backend(models: Tensor) -> ModuleType:
-    """The module that computes on these models."""
-    return _dense
+    """The module that computes on these models: compiled for the CPU, dense torch elsewhere."""
+    if models.device.type != "cpu":
+        return _dense
+    return _compiled_module() or _dense
+
+
+def compile_kernels(n_clients: Iterable[int] = (10,), dtype: torch.dtype = torch.float32) -> None:
+    """Compile, and keep on disk, what aggregating so many clients' models on the CPU needs.
+
+    Optional: the first aggregation does the same. For a set-up step, so that no run pays for it.
+    From 8 to 16 clients each number has a kernel of its own; all others share one.
+
+    Args:
+        n_clients: numbers of clients K, each at least 2.
+        dtype: type of the models.
+    """
+    for n in n_clients:
+        models = torch.zeros(n, 1, dtype=dtype)
+        steps = backend(models)
+        steps.weighted_sum(models, torch.ones(n))
+        steps.trimmed_mean(models, 0)
+        steps.repeated_median(models)
+        steps.reweight(models, "paper", 2.0, 0.1)

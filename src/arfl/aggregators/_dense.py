@@ -45,10 +45,12 @@ def line(ordered: Tensor, constants: Scheme) -> tuple[Tensor, Tensor]:
     others = _others(n_clients, ordered.device)
     distances = (ranks[others] - ranks[:, None]).unsqueeze(-1)
     slopes = (ordered[others] - ordered[:, None]) / distances
-    slope = _middle(_middle(slopes.transpose(0, 1)))
+    medians = _middle(slopes.transpose(0, 1))
+    slope = _middle(medians)
     if constants.separate_intercept:
-        intercepts = ordered[:, None] - slopes * ranks[:, None, None]
-        return slope, _middle(_middle(intercepts.transpose(0, 1)))
+        # (x_j y_i - x_i y_j) / (x_j - x_i) = y_i - x_i s_ij falls as the slope s_ij rises, so its
+        # median over j needs no selection of its own.
+        return slope, _middle(ordered - ranks[:, None] * medians)
     return slope, _middle(ordered) - slope * (n_clients - 1) / 2
 
 

@@ -1,0 +1,247 @@
+"""The numeric steps as compiled kernels on the CPU: the fast twin of `arfl.aggregators._dense`.
+
+The same four functions with the same results to rounding. Each cuts the columns into chunks of a
+width that depends on K alone, hands them to as many Python threads as torch has, and adds up what
+chunks sum in the order of the chunks: results do not depend on the number of threads, bit for bit.
+
+Kernels are compiled once and kept on disk by numba, in ``__pycache__`` beside this file or, where
+that is not writable, in the user's cache folder (or in ``NUMBA_CACHE_DIR``). However many processes
+start at once, one compiles and the others wait for it; once compiled, none waits.
+"""
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import llvmlite.binding
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from arfl.aggregators import _kernels
+from arfl.aggregators._line import scheme
+
+
+def _merge_exchange(n: int) -> list[tuple[int, int]]:
+    """The exchanges of Batcher's sorting network for n rows (Knuth, TAOCP 5.2.2, algorithm M)."""
+    exchanges = []
+    top = 1 << max(0, (n - 1).bit_length() - 1)
+    p = top
+    while p:
+        q, r, d = top, 0, p
+        while True:
+            exchanges += [(i, i + d) for i in range(n - d) if i & p == r]
+            if q == p:
+                break
+            d, q, r = q - p, q >> 1, p
+        p >>= 1
+    return exchanges
+
+
+@functools.lru_cache(maxsize=64)
+def network(n: int, wanted: tuple[int, ...]) -> np.ndarray:
+    """Table (see `arfl.aggregators._kernels`) that brings the ``wanted`` ranks of n rows in place.
+
+    It is Batcher's network without the exchanges, and without the halves of exchanges, that no
+    wanted rank depends on.
+    """
+    needed = set(wanted)
+    table = []
+    for first, second in reversed(_merge_exchange(n)):
+        keeps = (first in needed, second in needed)
+        if any(keeps):
+            table.append((first, second, {(True, True): 0, (True, False): 1}.get(keeps, 2)))
+            needed |= {first, second}
+    return np.array(table[::-1], dtype=np.int64).reshape(-1, 3)
+
+
+def _middle_ranks(n: int, skip: int = 0) -> tuple[int, ...]:
+    """The one or two middle ranks of the n - skip largest of n."""
+    return tuple(sorted({skip + (n - skip - 1) // 2, skip + (n - skip) // 2}))
+
+
+def _over_chunks(n_clients: int, n_parameters: int, work: Callable) -> None:
+    """Run ``work()(chunk, start, stop)`` for each chunk of columns, in torch's number of threads.
+
+    ``work`` is called once in each thread, to make its scratch.
+    """
+    width = _chunk_width(n_clients)
+    starts = range(0, n_parameters, width)
+    tickets = itertools.count()
+
+    def worker():
+        task = work()
+        while (chunk := next(tickets)) < len(starts):
+            task(chunk, starts[chunk], min(starts[chunk] + width, n_parameters))
+
+    threads = min(torch.get_num_threads(), len(starts))
+    if threads == 1:
+        worker()
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(worker) for _ in range(threads)]:
+            done.result()
+
+
+def _chunk_width(n_clients: int) -> int:
+    """Columns of a chunk: what keeps its lines near 256 KiB, in whole blocks."""
+    return max(1, 2**13 // (n_clients * _kernels.LANES)) * _kernels.LANES
+
+
+_UNROLLED = range(8, 17)
+"""Numbers of clients that have a generated kernel of their own, which takes seconds to compile
+once: more clients take much longer, fewer gain little."""
+
+
+@functools.lru_cache(maxsize=32)
+def _line_step(n_clients: int) -> Callable:
+    """A function ``(values, start, stop, lines)``, see `arfl.aggregators._kernels.line_chunk`."""
+    full = network(n_clients, tuple(range(n_clients)))
+    inner = network(n_clients - 1, _middle_ranks(n_clients - 1))
+    outer = network(n_clients, _middle_ranks(n_clients))
+    if n_clients in _UNROLLED:
+        tables = (tuple(map(tuple, table.tolist())) for table in (full, inner, outer))
+        return _kernels.unrolled_line_chunk(n_clients, *tables)
+    return lambda values, start, stop, lines: _kernels.line_chunk(
+        values, start, stop, full, inner, outer, lines
+    )
+
+
+def _lines(n_clients: int) -> np.ndarray:
+    """Room for the lines of a chunk, see `arfl.aggregators._kernels.line_chunk`."""
+    return np.empty((_chunk_width(n_clients) // _kernels.LANES, 4 * n_clients + 2, _kernels.LANES))
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path`` if its file system has locks; else go on without."""
+    with open(path, "w") as stream:
+        with contextlib.suppress(OSError):
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _compile_alone(step: Callable, key: str) -> None:
+    """Run ``step``, which compiles, unless a process has done so: then numba finds it on disk."""
+    folder = Path(_kernels.weighted_sum.stats.cache_path)
+    source = Path(_kernels.__file__).read_bytes()
+    machine = f"{numba.__version__} {llvmlite.binding.get_host_cpu_name()} {key}"
+    stamp = folder / f"{hashlib.sha256(source + machine.encode()).hexdigest()[:16]}.compiled"
+    if stamp.exists():
+        return
+    with _alone(folder / "compiling.lock"):
+        if not stamp.exists():
+            step()
+            stamp.touch()
+
+
+def _compiled(step: Callable) -> Callable:
+    """Decorate a step: its first call for a type and number of clients is for one parameter."""
+    ready = set()
+
+    @functools.wraps(step)
+    def compiled_step(models, *options):
+        kernel = (models.dtype, len(models) if len(models) in _UNROLLED else "any")
+        if kernel not in ready:
+            _compile_alone(lambda: step(models[:, :1], *options), f"{step.__name__} {kernel}")
+            ready.add(kernel)
+        return step(models, *options)
+
+    return compiled_step
+
+
+@_compiled
+def weighted_sum(models: Tensor, weights: Tensor) -> Tensor:
+    """(N,) sum over k of ``weights[k] * models[k]``, accumulated in float64."""
+    values, total = models.contiguous().numpy(), torch.empty_like(models[0])
+    factors, out = weights.double().numpy(), total.numpy()
+    _over_chunks(
+        *values.shape,
+        lambda: lambda _, start, stop: _kernels.weighted_sum(values, start, stop, factors, out),
+    )
+    return total
+
+
+@_compiled
+def trimmed_mean(models: Tensor, cut: int) -> Tensor:
+    """(N,) mean of each parameter's values without the ``cut`` smallest and largest."""
+    values, mean = models.contiguous().numpy(), torch.empty_like(models[0])
+    n_clients, out = len(values), mean.numpy()
+    table = network(n_clients, tuple(range(cut, n_clients - cut)))
+    _over_chunks(
+        *values.shape,
+        lambda: lambda _, start, stop: _kernels.trimmed_mean(values, start, stop, cut, table, out),
+    )
+    return mean
+
+
+@_compiled
+def repeated_median(models: Tensor) -> Tensor:
+    """(N,) value at the centre rank of each parameter's repeated-median line (Eq. 1-2)."""
+    n_clients = len(models)
+    if n_clients == 1:
+        return models[0].clone()
+    values, centre = models.contiguous().numpy(), torch.empty_like(models[0])
+    out = centre.numpy()
+    fit_line = _line_step(n_clients)
+
+    def work():
+        lines = _lines(n_clients)
+
+        def task(_, start, stop):
+            fit_line(values, start, stop, lines)
+            _kernels.line_centre(lines, start, stop, (n_clients + 1) / 2, out)
+
+        return task
+
+    _over_chunks(*values.shape, work)
+    return centre
+
+
+@_compiled
+def reweight(models: Tensor, variant: str, lam: float, delta: float) -> tuple[Tensor, Tensor]:
+    """Corrected models and model weights of `residual_reweighting`, for K >= 2.
+
+    Returns:
+        The corrected models (K, N), Eq. 9, and the float64 sums (K,) over the parameters of
+        confidence times its standard deviation, Eq. 10.
+    """
+    values, corrected = models.contiguous().numpy(), torch.empty_like(models)
+    n_clients, n_parameters = values.shape
+    out = corrected.numpy()
+    constants = scheme(variant, n_clients, lam)
+    skip = constants.skip_smallest
+    settings = (
+        np.array(constants.ranks),
+        np.array(constants.leverage_root),
+        network(n_clients, _middle_ranks(n_clients, skip)),
+        constants.separate_intercept,
+        skip,
+        constants.scale_factor,
+        constants.scale_offset,
+        constants.clip,
+        constants.zero_extremes,
+        constants.degrees_lost,
+        float(delta),
+    )
+    sums = np.empty((-(-n_parameters // _chunk_width(n_clients)), n_clients))
+
+    fit_line = _line_step(n_clients)
+
+    def work():
+        lines = _lines(n_clients)
+
+        def task(chunk, start, stop):
+            fit_line(values, start, stop, lines)
+            _kernels.reweight_chunk(values, lines, start, stop, *settings, out, sums[chunk])
+
+        return task
+
+    _over_chunks(n_clients, n_parameters, work)
+    return corrected, torch.from_numpy(sums.sum(axis=0))
