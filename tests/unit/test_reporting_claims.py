@@ -174,7 +174,7 @@ def test_the_files(tmp_path):
     experiment.write()
     out = experiment.run_dir / "collected" / "table4"
     collect.collect(experiment.plan_path, "table4", out)
-    claims.evaluate({"table4": out}, PAPER, tmp_path / "claims")
+    claims.evaluate([out], PAPER, tmp_path / "claims")
     with open(tmp_path / "claims.csv") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(claims.read(PAPER / "claims.yaml"))

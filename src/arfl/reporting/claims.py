@@ -96,17 +96,17 @@ class _NotEnoughError(Exception):
 
 
 def evaluate(
-    collected_dirs: Mapping[str, str | Path], paper_dir: str | Path, out_prefix: str | Path
+    collected_dirs: Iterable[str | Path], paper_dir: str | Path, out_prefix: str | Path
 ) -> None:
     """Write the ledger as ``<out_prefix>.csv`` and ``.md``.
 
     Args:
-        collected_dirs: target name -> folder of its collected CSV; a claim about a target that is
-            not here is undecided.
+        collected_dirs: folders of collected CSV, each named like its target; a claim about a
+            target that is not here is undecided.
         paper_dir: folder with the paper's numbers and ``claims.yaml``.
         out_prefix: where to write.
     """
-    collected = {target: Collected(folder) for target, folder in collected_dirs.items()}
+    collected = {Path(folder).name: Collected(folder) for folder in collected_dirs}
     findings = ledger(collected, paper_dir)
     write_csv(f"{out_prefix}.csv", [f.name for f in fields(Finding)], map(vars, findings))
     write_text(f"{out_prefix}.md", markdown(findings))
