@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, or 2 after an error that the user can mend, printed as one message;
-        130 after Ctrl-C.
+        130 after Ctrl-C or SIGTERM.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     options = vars(_parser().parse_args(arguments))
     run = options.pop("run")
+    # Snakemake stops jobs by SIGTERM: leave as after Ctrl-C, with temporary files removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     given = sys.argv[1:] if arguments is None else arguments
     logging.info("$ %s", shlex.join(["python", "-m", "arfl", *given]))
     try:
@@ -85,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = verb("train", _train, "Train one cell and write its record.").add_argument
     add("--cell", type=_json_object, required=True, help="JSON object that names the cell")
-    add("--settings", type=_json_object, required=True, help="JSON object, see docs/records.md")
+    add("--settings", type=_json_object, required=True, help="JSON object: `settings` of a record")
     add("--data", type=Path, required=True, help="prepared folder")
     add("--partition", type=Path, required=True, help=".npz file")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")

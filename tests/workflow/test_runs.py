@@ -1,0 +1,124 @@
+"""Real runs of a tiny grid: what they leave, what reruns, what a failure leaves."""
+
+import json
+import signal
+import subprocess
+import time
+
+RECORDS = "results/quick/cells/mnist_shards"
+
+
+def _records(project) -> list:
+    return sorted((project.folder / "results/quick/cells").rglob("seed-*.json"))
+
+
+def test_a_target_leaves_table_figure_and_records(tiny):
+    for name in ("tables/figure3.md", "tables/figure3.tex", "figures/figure3.png"):
+        assert (tiny.folder / "results/quick" / name).stat().st_size > 0
+    assert len(_records(tiny)) == 4
+    record = json.loads(_records(tiny)[0].read_text())
+    assert record["data"]["name"] == "digits"
+    assert "digits" in (tiny.folder / "results/quick/tables/figure3.md").read_text()
+
+
+def test_a_log_opens_with_the_command_that_repeats_the_job(tiny):
+    cell = "none/attackers-0/fedavg/seed-1"
+    log = tiny.folder / f"logs/quick/cells/mnist_shards/{cell}.log"
+    command = log.read_text().splitlines()[0].removeprefix("$ ")
+    record = tiny.folder / f"{RECORDS}/{cell}.json"
+    before = json.loads(record.read_text())
+    record.unlink()
+    environment = tiny.environment | {"PYTHONPATH": str(tiny.folder / "src")}
+    subprocess.run(command, shell=True, cwd=tiny.folder, env=environment, check=True)
+    after = json.loads(record.read_text())
+    for part in ("cell", "settings", "data", "clients", "rounds"):
+        assert after[part] == before[part]
+
+
+def test_reruns_follow_meaning(tiny):
+    tiny.snakemake("--touch", "figure3")
+    assert "train_cell" not in tiny.planned("figure3")
+    tiny.changed_lines(
+        "src/arfl/aggregators/fedavg.py",
+        '"""',
+        '"""Reworded. ',
+    )
+    tiny.changed_lines("src/arfl/reporting/style.py", "import", "# a remark\nimport")
+    assert "train_cell" not in tiny.planned("figure3")
+    # Code of one aggregator: its own cells and no others.
+    path = tiny.folder / "src/arfl/aggregators/fedavg.py"
+    original = path.read_text()
+    path.write_text(original + "\n_CHANGED = 1\n")
+    assert tiny.planned("figure3")["train_cell"] == 2
+    path.write_text(original)
+    # A setting of the task: all of them. Where they are trained: none.
+    assert "train_cell" not in tiny.planned("figure3", "--config", "device=cpu")
+    tiny.changed_lines("config.yaml", "lr: 0.05", "lr: 0.06")
+    assert tiny.planned("figure3")["train_cell"] == 4
+    tiny.changed_lines("config.yaml", "lr: 0.06", "lr: 0.05")
+
+
+def test_a_new_aggregator_is_one_file_and_trains_only_its_own_cells(tiny):
+    code = (
+        "from arfl.aggregators._rows import rule\n\n\n@rule\n"
+        "def halfway(models, *, share: float = 0.5):\n"
+        "    return share * models[0] + (1 - share) * models.mean(0), None\n"
+    )
+    path = tiny.folder / "src/arfl/aggregators/halfway.py"
+    path.write_text(code)
+    original = (tiny.folder / "config.yaml").read_text()
+    tiny.change_config(
+        lambda config: config["aggregators"].update(halfway={"label": "Halfway", "rule": "halfway"})
+    )
+    assert tiny.planned("figure3")["train_cell"] == 2
+    tiny.snakemake("figure3")
+    assert "Halfway" in (tiny.folder / "results/quick/tables/figure3.md").read_text()
+    path.unlink()
+    (tiny.folder / "config.yaml").write_text(original)
+
+
+def test_missing_records_are_named_and_not_trained(tiny):
+    record = tiny.folder / f"{RECORDS}/label_flip/attackers-2/fedavg/seed-1.json"
+    content = record.read_text()
+    record.unlink()
+    jobs = tiny.planned("figure3", "--config", "missing_cells=report")
+    assert "train_cell" not in jobs
+    tiny.snakemake("figure3", "--config", "missing_cells=report")
+    assert "0/1 seeds" in (tiny.folder / "results/quick/tables/figure3.md").read_text()
+    record.write_text(content)
+
+
+def test_an_interrupted_run_leaves_no_part_and_goes_on(tiny):
+    process = subprocess.Popen(
+        ["snakemake", "--cores", "2", "table4"],
+        cwd=tiny.folder,
+        env=tiny.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for line in process.stdout:
+        if "rule train_cell" in line:
+            break
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    for path in (tiny.folder / "results").rglob("*"):
+        assert not path.name.startswith("."), path  # no temporary of an atomic write
+    for record in _records(tiny):
+        json.loads(record.read_text())
+    tiny.snakemake("table4")
+    assert (tiny.folder / "results/quick/tables/table4.md").exists()
+
+
+def test_a_missing_and_a_corrupt_mirror_end_in_one_message(project, tmp_path):
+    target = "data/prepared/mnist/meta.json"
+    output = project.snakemake(target, check=False, ARFL_DATA_MIRROR=str(tmp_path / "nowhere"))
+    assert "nowhere is not a folder" in output
+    mirror = tmp_path / "mirror" / "mnist"
+    mirror.mkdir(parents=True)
+    (mirror / "train-images-idx3-ubyte.gz").write_bytes(b"not the real thing")
+    output = project.snakemake(target, check=False, ARFL_DATA_MIRROR=str(mirror.parent))
+    assert "train-images-idx3-ubyte" in output
+    assert "Traceback (most recent call last)" not in output
+    assert not list((project.folder / "data").rglob("train-images*"))
