@@ -292,8 +292,9 @@ def build(name: str, meta: dict, dropout: float = 0.0) -> Model:
     if dropout and name != "loannet":
         raise UserError(f"model {name} has no dropout; set dropout to 0")
     shape = tuple(meta["arrays"]["train_x"]["shape"][1:])
-    takes = {"cnn": (1, 28, 28), "resnet18": (3, 32, 32)}
-    if shape != takes.get(name, shape) or (name == "fasttext") != bool(meta["vocabulary_size"]):
+    # Texts and table rows are as long as the data makes them.
+    takes = {"cnn": (1, 28, 28), "resnet18": (3, 32, 32)}.get(name, shape[:1])
+    if shape != takes or (name == "fasttext") != bool(meta["vocabulary_size"]):
         raise UserError(
             f"model {name} does not take the data {meta['name']} (samples of shape {shape}); "
             "change the task's model or data"
