@@ -1,0 +1,337 @@
+"""The networks for many clients at once against ordinary torch.nn modules, one for each client."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from arfl import models
+from arfl.errors import UserError
+
+META = {"name": "made", "n_classes": 10, "vocabulary_size": None}
+
+
+def meta(shape, **change):
+    return META | {"arrays": {"train_x": {"shape": [100, *shape]}}} | change
+
+
+def stream(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def drawn(model, n_clients):
+    return torch.stack([model.initial(stream(seed)) for seed in range(n_clients)])
+
+
+class ReferenceCnn(nn.Module):
+    """Table 5 of the paper, as one would write it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 4, 5), nn.Conv2d(4, 8, 5)
+        self.fc1, self.fc2 = nn.Linear(8 * 4 * 4, 16), nn.Linear(16, 10)
+
+    def forward(self, x):
+        h = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        h = F.max_pool2d(F.relu(self.conv2(h)), 2)
+        return self.fc2(F.relu(self.fc1(h.flatten(1))))
+
+
+class ReferenceFastText(nn.Module):
+    """The mean of the embeddings of the tokens that are there, in a loop."""
+
+    def __init__(self, vocabulary_size):
+        super().__init__()
+        self.embedding, self.fc = nn.Embedding(vocabulary_size, 100), nn.Linear(100, 1)
+
+    def forward(self, x):
+        means = []
+        for text in x.tolist():
+            vectors = [self.embedding.weight[token] for token in text if token != -1]
+            means.append(sum(vectors) / len(vectors) if vectors else torch.zeros(100))
+        return self.fc(torch.stack(means))
+
+
+class ReferenceLoanNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(91, 46), nn.Linear(46, 23), nn.Linear(23, 9)
+
+    def forward(self, x):
+        return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x)))))
+
+
+def cnn_case(n_clients):
+    x = torch.randn(n_clients, 6, 1, 28, 28, generator=stream(1))
+    return models.Cnn(10), ReferenceCnn(), x
+
+
+def fasttext_case(n_clients):
+    x = torch.randint(0, 30, (n_clients, 6, 12), generator=stream(1)).to(torch.int16)
+    # texts of 12 words, of fewer, with a gap, with the same word twice, and of none
+    x[:, 1, 5:] = -1
+    x[:, 2, 1:] = -1
+    x[:, 3, 4] = -1
+    x[:, 4, :] = 3
+    x[:, 5, :] = -1
+    return models.FastText(30), ReferenceFastText(30), x
+
+
+def loannet_case(n_clients):
+    x = torch.randn(n_clients, 6, 91, generator=stream(1))
+    return models.LoanNet(91, 9, dropout=0.0), ReferenceLoanNet(), x
+
+
+@pytest.mark.parametrize("n_clients", [1, 3])
+@pytest.mark.parametrize("case", [cnn_case, fasttext_case, loannet_case])
+def test_logits_and_gradients_are_those_of_a_module_for_each_client(case, n_clients):
+    model, reference, x = case(n_clients)
+    flat = drawn(model, n_clients).requires_grad_()
+    logits = model.forward(model.layout.views(flat), x, training=True, generator=stream())
+    # any smooth function of all logits, different for each sample and client
+    coefficients = torch.randn(logits.shape, generator=stream(2))
+    (coefficients * logits.tanh()).sum().backward()
+
+    for k in range(n_clients):
+        tensors = model.layout.views(flat.detach()[k : k + 1].clone())
+        reference.load_state_dict({name: tensor[0] for name, tensor in tensors.items()})
+        reference.zero_grad()
+        expected = reference(x[k])
+        (coefficients[k] * expected.tanh()).sum().backward()
+        torch.testing.assert_close(logits[k], expected, rtol=1e-4, atol=1e-5)
+        named = dict(reference.named_parameters())
+        gradient = torch.cat([named[name].grad.flatten() for name in model.layout.shapes])
+        torch.testing.assert_close(flat.grad[k], gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_a_text_without_words_has_the_bias_as_its_logit():
+    model = models.FastText(30)
+    flat = drawn(model, 2)
+    x = torch.full((2, 3, 4), -1, dtype=torch.int16)
+    logits = model.forward(model.layout.views(flat), x, training=False, generator=None)
+    bias = flat[:, model.layout.slices["fc.bias"]]
+    assert torch.equal(logits, bias.view(2, 1, 1).expand(2, 3, 1))
+
+
+def test_padding_does_not_change_a_text():
+    model = models.FastText(30)
+    tensors = model.layout.views(drawn(model, 1))
+    x = torch.randint(0, 30, (1, 5, 7), generator=stream()).to(torch.int16)
+    longer = torch.cat([x, torch.full((1, 5, 9), -1, dtype=torch.int16)], dim=2)
+    torch.testing.assert_close(
+        model.forward(tensors, longer, training=False, generator=None),
+        model.forward(tensors, x, training=False, generator=None),
+    )
+
+
+def trained_size(layout):
+    return layout.size - sum(part.stop - part.start for part in layout.buffers)
+
+
+def test_parameter_counts_are_the_papers():
+    cnn = models.Cnn(10).layout
+    assert (cnn.size, cnn.buffers) == (3_146, ())
+    resnet = models.ResNet18(10).layout
+    assert trained_size(resnet) == 11_173_962
+    assert models.FastText(25_000).layout.size == 25_000 * 100 + 100 + 1
+    assert models.LoanNet(91, 9, 0.5).layout.size == 91 * 46 + 46 + 46 * 23 + 23 + 23 * 9 + 9
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (models.Cnn(10), (10, 16)),
+        (models.ResNet18(10), (10, 512)),
+        (models.FastText(7), (1, 100)),
+        (models.LoanNet(91, 9, 0.5), (9, 23)),
+    ],
+    ids=["cnn", "resnet18", "fasttext", "loannet"],
+)
+def test_the_output_layer_is_the_last_weight_matrix(model, shape):
+    layout = model.layout
+    assert layout.shapes[layout.output_layer_name] == shape
+    # only the output layer's bias comes after it
+    assert layout.output_layer.stop == layout.size - shape[0]
+
+
+# ResNet-18 against torchvision's
+
+
+@pytest.fixture(scope="module")
+def torchvision_resnet():
+    """torchvision's network with the 3x3 stem and without the stem's pooling."""
+    from torchvision.models import resnet18
+
+    reference = resnet18(num_classes=10)
+    reference.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    reference.maxpool = nn.Identity()
+    return reference
+
+
+def load_by_order(reference, layout, flat):
+    """Lay the flat model over the module, tensor after tensor in the module's own order."""
+    tensors = layout.views(flat.unsqueeze(0))
+    own = {k: v for k, v in reference.state_dict().items() if "num_batches" not in k}
+    assert [tuple(v.shape) for v in own.values()] == list(layout.shapes.values())
+    for target, tensor in zip(own.values(), tensors.values(), strict=True):
+        target.copy_(tensor[0])
+    return own
+
+
+def test_resnet_and_its_batch_norm_statistics_are_torchvisions(torchvision_resnet):
+    model = models.ResNet18(10)
+    layout, reference = model.layout, torchvision_resnet
+    assert {tuple(p.shape) for p in reference.parameters()} <= set(layout.shapes.values())
+    assert sum(p.numel() for p in reference.parameters()) == trained_size(layout)
+    flat = model.initial(stream())
+    # statistics and affine parameters that are not those of a fresh network
+    for name, part in layout.slices.items():
+        if ".norm." in name:
+            flat[part] += 0.3 * torch.rand(part.stop - part.start, generator=stream(4))
+    own = load_by_order(reference, layout, flat)
+    x = torch.randn(1, 3, 3, 32, 32, generator=stream(5))
+
+    with torch.no_grad():
+        expected = reference.eval()(x[0])
+        before = flat.clone()
+        logits = model.forward(layout.views(flat.unsqueeze(0)), x, False, None)
+        assert torch.equal(flat, before)
+    torch.testing.assert_close(logits[0], expected, rtol=1e-4, atol=1e-4)
+
+    models_ = flat.unsqueeze(0).clone()
+    tensors = layout.views(models_)
+    for name, tensor in tensors.items():
+        if name not in layout.buffer_names:
+            tensor.requires_grad_()
+    y = torch.tensor([3, 0, 9])
+    logits = model.forward(tensors, x, True, None)
+    F.cross_entropy(logits[0], y).backward()
+    expected = reference.train()(x[0])
+    F.cross_entropy(expected, y).backward()
+    torch.testing.assert_close(logits[0], expected, rtol=1e-3, atol=1e-3)
+    gradients = [tensors[name].grad[0] for name in layout.shapes if tensors[name].requires_grad]
+    for gradient, parameter in zip(gradients, reference.parameters(), strict=True):
+        scale = parameter.grad.abs().max()
+        assert (gradient - parameter.grad).abs().max() <= 1e-3 * scale + 1e-7
+    moved = 0
+    for name, statistic in zip(layout.shapes, own.values(), strict=True):
+        if name in layout.buffer_names:
+            view = models_[0, layout.slices[name]]
+            torch.testing.assert_close(view, statistic, rtol=1e-4, atol=1e-5)
+            moved += int(not torch.equal(view, flat[layout.slices[name]]))
+    assert moved == len(layout.buffer_names) == 40
+
+
+def test_resnet_takes_one_client_a_call():
+    model = models.ResNet18(10)
+    assert not model.joint
+    with pytest.raises(ValueError, match="one client"):
+        model.forward({}, torch.zeros(2, 1, 3, 32, 32), True, None)
+
+
+# Dropout
+
+
+def test_dropout_drops_its_share_of_each_hidden_layer_and_keeps_the_mean():
+    # Every unit is 1 without dropout: 0 or 1 / (1 - p) after the first, and again after the
+    # second, so that each logit is 0 or 1 / (1 - p)^2.
+    dropout = 0.3
+    model = models.LoanNet(4, 5, dropout)
+    flat = torch.zeros(1, model.layout.size)
+    tensors = model.layout.views(flat)
+    tensors["fc1.bias"].fill_(1)
+    tensors["fc2.weight"][0] = torch.eye(23, 46)
+    tensors["fc3.weight"][0] = torch.eye(5, 23)
+    x = torch.zeros(1, 4000, 4)
+    generator = stream()
+    logits = model.forward(tensors, x, training=True, generator=generator)
+    kept = logits > 0
+    torch.testing.assert_close(
+        logits[kept], torch.full_like(logits[kept], 1 / (1 - dropout) ** 2), rtol=1e-5, atol=0
+    )
+    # 20,000 draws: five standard deviations are below 0.018
+    assert abs(kept.float().mean().item() - (1 - dropout) ** 2) < 0.018
+    assert not torch.equal(model.forward(tensors, x, training=True, generator=generator), logits)
+    assert torch.equal(model.forward(tensors, x, training=True, generator=stream()), logits)
+    assert (model.forward(tensors, x, training=False, generator=None) == 1).all()
+
+
+def test_dropout_leaves_the_global_random_numbers_alone():
+    model = models.LoanNet(4, 5, 0.5)
+    before = torch.get_rng_state()
+    tensors = model.layout.views(model.initial(stream()).unsqueeze(0))
+    model.forward(tensors, torch.zeros(1, 8, 4), training=True, generator=stream())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# Initial models
+
+
+def test_initial_weights_are_uniform_within_one_over_the_root_of_the_fan_in():
+    model = models.Cnn(10)
+    tensors = model.layout.views(torch.stack([model.initial(stream(s)) for s in range(30)]))
+    fan_in = {"conv1": 25, "conv2": 100, "fc1": 128, "fc2": 16}
+    for name, tensor in tensors.items():
+        bound = 1 / math.sqrt(fan_in[name.split(".")[0]])
+        assert tensor.abs().max() <= bound
+        assert tensor.abs().max() > 0.95 * bound
+        # the standard deviation of a uniform distribution; five standard errors of 30 x 4 draws
+        assert abs(tensor.std().item() / (bound / math.sqrt(3)) - 1) < 0.25
+
+
+def test_initial_batch_norm_is_the_identity_and_embeddings_are_standard_normal():
+    model = models.ResNet18(10)
+    flat = model.initial(stream())
+    for name, part in model.layout.slices.items():
+        if name.endswith(("norm.weight", "running_var")):
+            assert (flat[part] == 1).all()
+        if name.endswith(("norm.bias", "running_mean")):
+            assert (flat[part] == 0).all()
+    text = models.FastText(1000)
+    embedding = text.initial(stream())[text.layout.slices["embedding.weight"]]
+    assert abs(embedding.mean()) < 0.02
+    assert abs(embedding.std() - 1) < 0.02
+
+
+def test_the_stream_decides_the_initial_model():
+    model = models.Cnn(10)
+    assert torch.equal(model.initial(stream(3)), model.initial(stream(3)))
+    assert not torch.equal(model.initial(stream(3)), model.initial(stream(4)))
+
+
+# The registry
+
+
+def test_build_sizes_the_network_for_the_data():
+    assert models.build("cnn", meta((1, 28, 28))).layout.size == 3_146
+    resnet = models.build("resnet18", meta((3, 32, 32), n_classes=7))
+    assert resnet.layout.shapes["fc.weight"] == (7, 512)
+    text = models.build("fasttext", meta((256,), n_classes=2, vocabulary_size=40))
+    assert text.binary
+    assert text.layout.shapes["embedding.weight"] == (40, 100)
+    loan = models.build("loannet", meta((91,), n_classes=9), dropout=0.5)
+    assert [loan.layout.shapes[f"fc{i}.weight"] for i in (1, 2, 3)] == [(46, 91), (23, 46), (9, 23)]
+
+
+@pytest.mark.parametrize(
+    ("name", "described"),
+    [
+        ("cnn", meta((3, 32, 32))),
+        ("resnet18", meta((1, 28, 28))),
+        ("fasttext", meta((91,))),
+        ("loannet", meta((256,), vocabulary_size=40)),
+        ("loannet", meta((1, 28, 28))),
+    ],
+)
+def test_data_that_a_network_does_not_take_is_one_message(name, described):
+    with pytest.raises(UserError, match=f"model {name} does not take the data made"):
+        models.build(name, described)
+
+
+def test_unknown_names_and_dropout_where_there_is_none_are_refused():
+    with pytest.raises(UserError, match=r"unknown model 'vgg'; choose one of cnn, resnet18"):
+        models.build("vgg", meta((1, 28, 28)))
+    with pytest.raises(UserError, match="model cnn has no dropout"):
+        models.build("cnn", meta((1, 28, 28)), dropout=0.5)
