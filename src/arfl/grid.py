@@ -6,6 +6,7 @@ again.
 
 import copy
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,10 @@ from arfl.fingerprint import of_cell
 SCALES = ("quick", "reduced", "paper")
 PROTOCOLS = ("paper", "released")
 NO_ATTACK = "none"
+_CELL_ID = re.compile(
+    r"(?P<task>\w+)/(?P<attack>\w+)/attackers-(?P<n_attackers>\d+)(-noise-(?P<noise_std>[\d.]+))?"
+    r"/(?P<aggregator>\w+)/seed-(?P<seed>\d+)"
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -225,6 +230,34 @@ class Grid:
     def cells(self) -> dict[str, Cell]:
         """Id -> cell, for every cell that any target needs."""
         return {point.cell.id: point.cell for points in self.points.values() for point in points}
+
+    def cell(self, name: str) -> Cell:
+        """The cell with the id ``name``; any task, attack, level and seed, also of no target.
+
+        Raises:
+            UserError: if the id names no possible cell.
+        """
+        if name in self.cells:
+            return self.cells[name]
+        parts = _CELL_ID.fullmatch(name)
+        if parts is None:
+            raise UserError(f"{name} is not the id of a cell; see docs/records.md")
+        _member(parts["task"], self.tasks, "task", name)
+        _member(parts["aggregator"], self.aggregators, "aggregator", name)
+        if parts["attack"] != NO_ATTACK:
+            _member(parts["attack"], self._merged["attacks"], "attack", name)
+        cell = self._cell(
+            parts["task"],
+            parts["attack"],
+            int(parts["n_attackers"]),
+            None if parts["noise_std"] is None else float(parts["noise_std"]),
+            parts["aggregator"],
+            {},
+            int(parts["seed"]),
+        )
+        if cell.id != name:
+            raise UserError(f"{name} does nothing that {cell.id} does not; ask for that cell")
+        return cell
 
     def settings(self, cell: Cell) -> dict:
         """Everything that a cell is trained with, as its record keeps it.

@@ -38,9 +38,10 @@ def partition_clients(wildcards):
 def cell_of(wildcards):
     """The cell that a record's path names."""
     name = "{0.task}/{0.attack}/{0.level}/{0.variant}/seed-{0.seed}".format(wildcards)
-    if name not in GRID.cells:
-        raise WorkflowError(f"no target of config.yaml has the cell {name}")
-    return GRID.cells[name]
+    try:
+        return GRID.cell(name)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def cell_name(wildcards):
@@ -115,3 +116,13 @@ def results_of(target):
     """The files that a named target asks for."""
     files = [f"{RUN}/figures/{target}.png"] if target in FIGURES else []
     return files + ([f"{RUN}/tables/{target}.md"] if target in TABLES else [])
+
+
+def baseline_records(wildcards):
+    """One FedAvg cell without attackers for each task."""
+    name = "{task}/none/attackers-0/fedavg/seed-{seed}"
+    tasks = {cell.task for cell in GRID.cells.values()}
+    cells = [
+        GRID.cell(name.format(task=task, seed=GRID.seeds[0])) for task in sorted(tasks)
+    ]
+    return [GRID.record_path(cell) for cell in cells]

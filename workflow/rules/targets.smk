@@ -9,3 +9,10 @@ for target in FIGURES:
         input:
             results_of(target),
         localrule: True
+
+
+rule baselines:
+    input:
+        baseline_records,
+    """One FedAvg cell without attackers for each task: does plain training learn?"""
+    localrule: True
