@@ -86,6 +86,16 @@ def test_the_papers_curve_is_drawn_at_the_same_share_of_attackers(experiment):
     assert "same share of attackers" in text_of(figure)
 
 
+def test_a_line_without_records_has_the_same_scale_as_the_others(tmp_path):
+    experiment = Experiment(tmp_path, targets=("figure3",))
+    experiment.write()
+    for path in (tmp_path / "results").rglob("fedavg/seed-*.json"):
+        path.unlink()
+    collect.collect(experiment.plan_path, "figure3", tmp_path / "figure3")
+    figure = figures.make(tmp_path / "figure3", "figure3", PAPER)
+    assert max(line.get_xdata().max() for line in figure.axes[0].get_lines()) == 2
+
+
 def test_rules_differ_in_colour_marker_and_grey(experiment):
     looks = style.looks([*AGGREGATORS, "another", "yet_another"])
     assert len({look.color for look in looks.values()}) == 8

@@ -75,7 +75,7 @@ def test_an_entry_is_recomputed_from_its_records(tmp_path, written):
     row = next(r for r in rows if r["aggregator"] == "foolsgold" and r["column"] == "2")
     values = accuracies(experiment, "mnist_shards/gaussian/2/foolsgold/seed-{}")
     mean, std = statistics.fmean(values), statistics.stdev(values)
-    assert float(row["ours"]) == pytest.approx(mean)
+    assert float(row["measured"]) == pytest.approx(mean)
     assert float(row["std"]) == pytest.approx(std)
     assert float(row["difference"]) == pytest.approx(mean - 0.8696)
     # scipy.stats as the independent witness of the rule's quantile.
@@ -94,7 +94,7 @@ def test_the_average_is_over_seeds_of_averages_over_the_sweep(tmp_path, written)
     cells = ("none/0", "gaussian/1", "gaussian/2", "gaussian/3")
     sweep = [accuracies(experiment, f"mnist_shards/{c}/median/seed-{{}}") for c in cells]
     means = [statistics.fmean(seed) for seed in zip(*sweep, strict=True)]
-    assert float(row["ours"]) == pytest.approx(statistics.fmean(means))
+    assert float(row["measured"]) == pytest.approx(statistics.fmean(means))
     assert float(row["std"]) == pytest.approx(statistics.stdev(means))
     assert float(row["paper"]) == pytest.approx(0.6826, abs=1e-4)
 
@@ -108,7 +108,7 @@ def test_incomplete_seeds_are_told(tmp_path, written):
     rows, markdown, _ = written(experiment, "table4")
     by_key = {(r["aggregator"], r["column"]): r for r in rows}
     assert by_key["fedavg", "1"]["n_done"] == by_key["fedavg", "average"]["n_done"] == "2"
-    assert by_key["median", "3"]["ours"] == by_key["median", "3"]["difference"] == ""
+    assert by_key["median", "3"]["measured"] == by_key["median", "3"]["difference"] == ""
     assert "(2/3 seeds)" in markdown
     assert "(0/3 seeds)" in markdown
     assert "68 of 72 cells done" in markdown
@@ -131,6 +131,28 @@ def test_attackers_are_compared_at_the_same_share(tmp_path, written):
     row = next(r for r in rows if r["aggregator"] == "fedavg" and r["column"] == "2")
     assert (row["paper_column"], float(row["paper"])) == ("10", 0.8330)
     assert "2 (paper's 10)" in markdown
+
+
+def test_a_point_without_records_stands_beside_the_same_share(tmp_path, written):
+    experiment = Experiment(tmp_path, targets=("figure3",))
+    experiment.write()
+    for path in (tmp_path / "results").rglob("label_flip/2/fedavg/seed-*.json"):
+        path.unlink()
+    rows, _, _ = written(experiment, "figure3")
+    row = next(r for r in rows if r["aggregator"] == "fedavg" and r["column"] == "2")
+    assert (row["paper_column"], row["paper"], row["measured"]) == ("10", "0.833", "")
+
+
+def test_versions_are_mixed_only_where_like_cells_disagree(tmp_path, written):
+    experiment = Experiment(tmp_path, targets=("table4",))
+    experiment.write()
+    for aggregator, stale in (("median", "seed-*"), ("fedavg", "seed-1")):
+        for path in (tmp_path / "results").rglob(f"{aggregator}/{stale}.json"):
+            path.write_text(path.read_text().replace("feedc0de", "0ldc0de"))
+        _, markdown, _ = written(experiment, "table4")
+        mixed = "Records of 2 versions of the numeric code are mixed." in markdown
+        # All of the median's cells have one version; FedAvg's have two.
+        assert mixed == (aggregator == "fedavg")
 
 
 def test_a_cell_without_attackers_has_no_attack_success_rate_to_miss(tmp_path, written):
@@ -161,10 +183,10 @@ def test_backdoor_tables_have_both_definitions(tmp_path, written):
     by_key = {(r["panel"], r["aggregator"], r["metric"]): r for r in rows}
     row = by_key["loan/backdoor_naive", "fedavg", "attack_success_rate"]
     assert float(row["paper"]) == 0.9971
-    assert float(row["ours"]) == pytest.approx(0.9)
+    assert float(row["measured"]) == pytest.approx(0.9)
     row = by_key["loan/backdoor_naive", "fedavg", "attack_success_rate_excl_target"]
     assert row["paper"] == ""
-    assert float(row["ours"]) == pytest.approx(0.8 / 0.9)
+    assert float(row["measured"]) == pytest.approx(0.8 / 0.9)
     assert "target class left out" in markdown
 
 

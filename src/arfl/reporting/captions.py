@@ -99,7 +99,12 @@ def warning(cells: Sequence[CellRow]) -> str:
 
 def mixed_versions(cells: Sequence[CellRow]) -> str:
     """A sentence when the records come from different numeric code or devices; else empty."""
-    versions = len({c.fingerprint for c in cells if c.done})
+    # Each rule and each attack has a fingerprint of its own: only like cells can disagree.
+    fingerprints: dict[tuple[str, str], set[str]] = {}
+    for c in cells:
+        if c.done:
+            fingerprints.setdefault((c.attack, c.aggregator), set()).add(c.fingerprint)
+    versions = max(map(len, fingerprints.values()), default=0)
     devices = sorted({c.device_name or c.device for c in cells if c.done})
     sentences = []
     if versions > 1:

@@ -345,9 +345,9 @@ def _against_rules(claim: Claim, values: Values) -> list[Margin]:
     return margins
 
 
-def _differences(claim: Claim, ours: tuple, theirs: tuple, sign: int) -> list[Margin]:
-    panel, rule, left = ours
-    other, right = theirs
+def _differences(claim: Claim, one: tuple, another: tuple, sign: int) -> list[Margin]:
+    panel, rule, left = one
+    other, right = another
     # A comparison between two x has one value on each side, whatever the x.
     pairs = [(x, left[x], right[x]) for x in left if x in right]
     if claim.against_x is not None:

@@ -1,10 +1,10 @@
-"""Ours beside the paper's: mean, spread over seeds, difference, and whether chance explains it.
+"""Measured beside printed: mean, spread over seeds, difference, and whether chance explains it.
 
 **The rule for a mark.** The paper prints one number, the mean of m = 3 runs, without a spread. If
 our runs and the paper's are draws of the same distribution, the difference of the two means has
 variance s^2 (1/n + 1/m), with s the standard deviation of our n seeds. A difference is marked when
 
-    |ours - paper| > t(0.975, n - 1) * s * sqrt(1/n + 1/m) + e,
+    |measured - paper| > t(0.975, n - 1) * s * sqrt(1/n + 1/m) + e,
 
 the 95 % prediction interval for the mean of m further runs, widened by e, half a unit of the last
 printed digit (0.005 for points read off Figure 3). With fewer than two seeds nothing is marked.
@@ -30,9 +30,9 @@ AVERAGED = ("figure3", "table1", "table2", "table4")
 
 @dataclass(frozen=True)
 class Comparison:
-    """One entry of a table: the paper's number, ours, and the difference; rates are fractions.
+    """One entry of a table: the paper's number, the measured one and their difference.
 
-    ``column`` is the swept value as text, ``average`` for the mean over the sweep, empty if
+    Rates are fractions. ``column`` is the swept value as text, ``average`` for the mean over the sweep, empty if
     nothing is swept. ``std`` is the sample standard deviation over the ``n_done`` seeds, None for
     fewer than two; ``allowance`` the half-width of the rule above.
     """
@@ -46,7 +46,7 @@ class Comparison:
     column: str
     paper_column: str
     paper: float | None
-    ours: float | None
+    measured: float | None
     std: float | None
     n_done: int
     n_planned: int
@@ -81,6 +81,7 @@ def compare(cells: Sequence[CellRow], paper: PaperNumbers) -> list[Comparison]:
     where the paper's table has one. A metric that no cell of a panel has is left out.
     """
     entries = []
+    n_clients = paper.participants(cells)
     for panel in unique(c.panel for c in cells):
         in_panel = [c for c in cells if c.panel == panel]
         for metric in RATES:
@@ -88,16 +89,17 @@ def compare(cells: Sequence[CellRow], paper: PaperNumbers) -> list[Comparison]:
                 continue
             for aggregator in unique(c.aggregator for c in in_panel):
                 row = [c for c in in_panel if c.aggregator == aggregator]
-                entries += _compare_row(row, metric, paper)
+                entries += _compare_row(row, metric, paper, n_clients)
     return entries
 
 
-def _compare_row(cells: list[CellRow], metric: str, paper: PaperNumbers) -> list[Comparison]:
+def _compare_row(
+    cells: list[CellRow], metric: str, paper: PaperNumbers, n_clients: int | None
+) -> list[Comparison]:
     entries, printed = [], []
     for x in unique(c.x for c in cells):
         at_x = [c for c in cells if c.x == x]
-        clients = next((c.n_clients for c in at_x if c.done), None)
-        paper_x = paper.paper_x(at_x[0].x_name, x, clients)
+        paper_x = paper.paper_x(at_x[0].x_name, x, n_clients)
         value = paper.values.get((at_x[0].panel, at_x[0].aggregator, metric, paper_x))
         printed.append(value)
         values = [v for c in at_x if (v := getattr(c, metric)) is not None]
@@ -106,7 +108,7 @@ def _compare_row(cells: list[CellRow], metric: str, paper: PaperNumbers) -> list
         entries.append(_entry(at_x[0], metric, x_text(x), x_text(paper_x), values, planned, value))
     if metric == "accuracy" and cells[0].target in AVERAGED and len(entries) > 1:
         values = list(seed_means(cells, metric).values())
-        # The paper's average over the same points as ours, so that like is compared with like.
+        # The paper's average is taken over the same points, so that like is compared with like.
         whole = [v for v in printed if v is not None]
         value = None
         if len(whole) == len(printed):
@@ -153,7 +155,7 @@ def _entry(
         column=column,
         paper_column=paper_column if printed else "",
         paper=printed.value if printed else None,
-        ours=mean,
+        measured=mean,
         std=std,
         n_done=len(values),
         n_planned=n_planned,

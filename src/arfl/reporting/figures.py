@@ -40,7 +40,7 @@ def sweep(cells: Sequence[CellRow], numbers: PaperNumbers, target: str) -> Figur
         for aggregator in unique(c.aggregator for c in in_panel):
             line = [c for c in in_panel if c.aggregator == aggregator]
             _sweep_line(axis, line, looks[aggregator])
-            _paper_line(axis, line, numbers, looks[aggregator])
+            _paper_line(axis, line, numbers, looks[aggregator], numbers.participants(cells))
         _sweep_axes(axis, in_panel, panel)
     _share_heights([a for a in axes if a.get_label() != CATEGORIES])
     axes[0].set_ylabel("accuracy (%)")
@@ -70,8 +70,8 @@ def backdoors(cells: Sequence[CellRow], numbers: PaperNumbers, target: str) -> F
         success.set_xlim(-4, 104)
     dot = {"color": style.INK, "linestyle": "", "marker": "o"}
     handles = [
-        Line2D([], [], label="ours, as the paper counts", **dot),
-        Line2D([], [], label="ours, target class left out", fillstyle="none", **dot),
+        Line2D([], [], label="measured, as the paper counts", **dot),
+        Line2D([], [], label="measured, target class left out", fillstyle="none", **dot),
         Line2D([], [], color=style.INK, linestyle="", marker="|", markersize=13, label="the paper"),
     ]
     caption = f"{captions.caption(cells)} {BARS} {_paper_sentence(cells, numbers, 'Bars')}"
@@ -381,14 +381,21 @@ def _sweep_line(axis: Axes, cells: list[CellRow], look: style.Look) -> None:
         axis.errorbar(x, mean, yerr=std, capsize=2.5, elinewidth=1, **line)
 
 
-def _paper_line(axis: Axes, cells: list[CellRow], numbers: PaperNumbers, look: style.Look) -> None:
+def _paper_line(
+    axis: Axes,
+    cells: list[CellRow],
+    numbers: PaperNumbers,
+    look: style.Look,
+    n_clients: int | None,
+) -> None:
     curve = numbers.curve(cells[0].panel, cells[0].aggregator, "accuracy")
-    if not curve:
+    by_share = cells[0].x_name == "n_attackers"
+    if not curve or (by_share and n_clients is None):
         return
     x, y = np.array(curve).T
-    if cells[0].x_name == "n_attackers":
+    if by_share:
         # The same share of attackers stands at the same place: 10 of 100 where our 2 of 20 are.
-        x = x * (_n_clients(cells, numbers) / numbers.n_clients)
+        x = x * (n_clients / numbers.n_clients)
     axis.plot(x, 100 * y, color=look.color, zorder=1, **style.PAPER_LINE)
 
 
@@ -527,16 +534,12 @@ def _scenario(cell: CellRow) -> str:
     return ", ".join(parts)
 
 
-def _n_clients(cells: Sequence[CellRow], numbers: PaperNumbers) -> int:
-    return next((c.n_clients for c in cells if c.done), numbers.n_clients)
-
-
 def _paper_sentence(cells: Sequence[CellRow], numbers: PaperNumbers, marks: str = "Dashed") -> str:
     if not numbers.values:
         return ""
     sources = unique(value.source for value in numbers.values.values())
     sentence = f"{marks}: the paper ({', '.join(sources)})"
-    if cells[0].x_name == "n_attackers" and _n_clients(cells, numbers) != numbers.n_clients:
+    if cells[0].x_name == "n_attackers" and numbers.participants(cells) != numbers.n_clients:
         sentence += f", {numbers.n_clients} participants, drawn at the same share of attackers"
     return sentence + "."
 

@@ -1,9 +1,10 @@
 """The paper's printed numbers: long CSV files, one per target, in ``workflow/resources/paper``."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arfl.reporting.collect import read_csv
+from arfl.reporting.collect import CellRow, read_csv
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,27 @@ class PaperNumbers:
             if (p, a, m) == (panel, aggregator, metric) and x is not None
         )
 
+    def participants(self, cells: Sequence[CellRow]) -> int | None:
+        """How many participants these cells of one target have.
+
+        The records say it; before the first one only scale paper is known to have the paper's.
+        """
+        known = next((c.n_clients for c in cells if c.done), None)
+        if known is None and cells and cells[0].scale == "paper":
+            return self.n_clients
+        return known
+
     def paper_x(
         self, x_name: str, x: float | str | None, n_clients: int | None
     ) -> float | str | None:
         """The x of the paper that a cell's x stands for.
 
-        Attackers count by their share: 2 of 20 stand for 10 of 100. Other sweeps keep their x.
+        Attackers count by their share: 2 of 20 stand for 10 of 100; None if the number of
+        participants is unknown. Other sweeps keep their x.
         """
-        if x_name != "n_attackers" or x is None or not n_clients or not self.n_clients:
+        if x_name != "n_attackers" or x is None or self.n_clients is None:
             return x
-        return x * self.n_clients / n_clients
+        return None if n_clients is None else x * self.n_clients / n_clients
 
 
 def load(paper_dir: str | Path, target: str) -> PaperNumbers:

@@ -5,6 +5,7 @@ because several of the colours are the same grey.
 """
 
 import io
+import logging
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -56,6 +57,8 @@ _OTHERS = (
     Look("#5E3C99", ">", (0, (4, 4))),
 )
 
+# It reports every glyph that it puts into a PDF.
+logging.getLogger("fontTools").setLevel(logging.WARNING)
 matplotlib.rcParams.update(
     {
         "figure.dpi": 100,

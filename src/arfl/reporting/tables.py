@@ -22,8 +22,8 @@ TARGETS = (
     "timing",
 )
 RULE = (
-    "Percent. Ours: mean ± standard deviation over the seeds. ▲ or ▼: above or below the paper by "
-    "more than the seeds' spread explains (95 % prediction interval for the mean of the paper's "
+    "Percent. Measured: mean ± standard deviation over the seeds. ▲ or ▼: above or below the paper "
+    "by more than the seeds' spread explains (95 % prediction interval for the mean of the paper's "
     "three runs, widened by the precision of the printed number)."
 )
 _NOTHING = "–"
@@ -183,22 +183,22 @@ def _block(heading: str, comparisons: list[Comparison], label) -> Block:
 
 def _three_rows(entries: list[Comparison | None]) -> list[Row]:
     label = next(e.label for e in entries if e)
-    ours = Row(label, "ours", tuple(_ours(e) for e in entries))
+    measured = Row(label, "measured", tuple(_measured(e) for e in entries))
     if all(e is None or e.paper is None for e in entries):
-        return [ours]
+        return [measured]
     return [
         Row(label, "paper", tuple(percent(e and e.paper) for e in entries)),
-        ours,
+        measured,
         Row(label, "difference", tuple(_difference(e) for e in entries)),
     ]
 
 
-def _ours(entry: Comparison | None) -> str:
+def _measured(entry: Comparison | None) -> str:
     if entry is None:
         return _NOTHING
-    if entry.ours is None:
+    if entry.measured is None:
         return f"{_NOTHING} (0/{entry.n_planned} seeds)" if entry.n_planned else _NOTHING
-    text = percent(entry.ours)
+    text = percent(entry.measured)
     if entry.std is not None:
         text += f" ± {percent(entry.std)}"
     if entry.n_done < entry.n_planned:
