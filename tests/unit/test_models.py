@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from reference_networks import (
+    ReferenceCnn,
+    ReferenceFastText,
+    ReferenceLoanNet,
+    load_by_order,
+    torchvision_resnet18,
+)
 
 from arfl import models
 from arfl.errors import UserError
@@ -23,44 +29,6 @@ def stream(seed=0):
 
 def drawn(model, n_clients):
     return torch.stack([model.initial(stream(seed)) for seed in range(n_clients)])
-
-
-class ReferenceCnn(nn.Module):
-    """Table 5 of the paper, as one would write it."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(1, 4, 5), nn.Conv2d(4, 8, 5)
-        self.fc1, self.fc2 = nn.Linear(8 * 4 * 4, 16), nn.Linear(16, 10)
-
-    def forward(self, x):
-        h = F.max_pool2d(F.relu(self.conv1(x)), 2)
-        h = F.max_pool2d(F.relu(self.conv2(h)), 2)
-        return self.fc2(F.relu(self.fc1(h.flatten(1))))
-
-
-class ReferenceFastText(nn.Module):
-    """The mean of the embeddings of the tokens that are there, in a loop."""
-
-    def __init__(self, vocabulary_size):
-        super().__init__()
-        self.embedding, self.fc = nn.Embedding(vocabulary_size, 100), nn.Linear(100, 1)
-
-    def forward(self, x):
-        means = []
-        for text in x.tolist():
-            vectors = [self.embedding.weight[token] for token in text if token != -1]
-            means.append(sum(vectors) / len(vectors) if vectors else torch.zeros(100))
-        return self.fc(torch.stack(means))
-
-
-class ReferenceLoanNet(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.fc1, self.fc2, self.fc3 = nn.Linear(91, 46), nn.Linear(46, 23), nn.Linear(23, 9)
-
-    def forward(self, x):
-        return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x)))))
 
 
 def cnn_case(n_clients):
@@ -159,30 +127,9 @@ def test_the_output_layer_is_the_last_weight_matrix(model, shape):
 # ResNet-18 against torchvision's
 
 
-@pytest.fixture(scope="module")
-def torchvision_resnet():
-    """torchvision's network with the 3x3 stem and without the stem's pooling."""
-    from torchvision.models import resnet18
-
-    reference = resnet18(num_classes=10)
-    reference.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-    reference.maxpool = nn.Identity()
-    return reference
-
-
-def load_by_order(reference, layout, flat):
-    """Lay the flat model over the module, tensor after tensor in the module's own order."""
-    tensors = layout.views(flat.unsqueeze(0))
-    own = {k: v for k, v in reference.state_dict().items() if "num_batches" not in k}
-    assert [tuple(v.shape) for v in own.values()] == list(layout.shapes.values())
-    for target, tensor in zip(own.values(), tensors.values(), strict=True):
-        target.copy_(tensor[0])
-    return own
-
-
-def test_resnet_and_its_batch_norm_statistics_are_torchvisions(torchvision_resnet):
+def test_resnet_and_its_batch_norm_statistics_are_torchvisions():
     model = models.ResNet18(10)
-    layout, reference = model.layout, torchvision_resnet
+    layout, reference = model.layout, torchvision_resnet18()
     assert {tuple(p.shape) for p in reference.parameters()} <= set(layout.shapes.values())
     assert sum(p.numel() for p in reference.parameters()) == trained_size(layout)
     flat = model.initial(stream())
