@@ -86,7 +86,7 @@ def parameter(column, variant, lam, delta):
 
 
 def residual_reweighting(models, variant="paper", lam=2.0, delta=0.1):
-    """Global model (N,) and weights (K,), Eq. 1-11."""
+    """Global model (N,), weights (K,), Eq. 1-11, and the size (N,) of what the model sums up."""
     models = np.asarray(models, dtype=np.float64)
     corrected = np.empty_like(models)
     total = np.zeros(len(models))
@@ -100,7 +100,7 @@ def residual_reweighting(models, variant="paper", lam=2.0, delta=0.1):
     else:
         weights = (total / total.max()) ** 2
         weights /= weights.sum()
-    return weights @ corrected, weights
+    return weights @ corrected, weights, weights @ np.abs(corrected)
 
 
 def foolsgold_rates(history):

@@ -54,11 +54,22 @@ def line(ordered: Tensor, constants: Scheme) -> tuple[Tensor, Tensor]:
     return slope, _middle(ordered) - slope * (n_clients - 1) / 2
 
 
-def confidence(normalised: Tensor, constants: Scheme) -> Tensor:
-    """Confidence (Eq. 6) of normalised residuals (K, C) whose row i has rank i; 1 where e = 0."""
+def counted_confidence(
+    normalised: Tensor, constants: Scheme, delta: float
+) -> tuple[Tensor, Tensor]:
+    """Confidence of normalised residuals e (K, C) whose row i has rank i, Eq. 6 and 8.
+
+    Returns:
+        The confidences (K, C) that count towards the model weights, 1 where e = 0, and whether
+        each is so low that the line replaces the value.
+    """
     roots = normalised.new_tensor(constants.leverage_root)[:, None]
-    clipped = (constants.clip * roots / normalised.abs()).clamp(max=1)
-    return clipped.masked_fill(normalised == 0, 1)
+    weight = (constants.clip * roots / normalised.abs()).clamp(max=1)
+    weight = weight.masked_fill(normalised == 0, 1)
+    if constants.zero_extremes:
+        extreme = weight <= delta
+        return weight.masked_fill(extreme, 0), extreme
+    return weight, weight < delta
 
 
 def reweight_sorted(
@@ -75,17 +86,12 @@ def reweight_sorted(
     ranks = ordered.new_tensor(constants.ranks)[:, None]
     fitted = intercept + slope * ranks
     residual = ordered - fitted
-    terms = ordered.abs() + intercept.abs() + slope * ranks
+    terms = ordered.abs() + intercept.abs() + slope * constants.ranks[-1]
     residual = residual.masked_fill(residual.abs() <= ZERO_RESIDUAL * terms, 0)
     smallest_first = residual.abs().sort(dim=0).values
     scale = constants.scale_factor * _middle(smallest_first[constants.skip_smallest :])
     normalised = (residual / (scale + constants.scale_offset)).masked_fill(residual == 0, 0)
-    weight = confidence(normalised, constants)
-    if constants.zero_extremes:
-        extreme = weight <= delta
-        weight = weight.masked_fill(extreme, 0)
-    else:
-        extreme = weight < delta
+    weight, extreme = counted_confidence(normalised, constants, delta)
     deviation = weight - weight.mean(dim=0)
     spread = (deviation.square().sum(dim=0) / (n_clients - constants.degrees_lost)).sqrt()
     return torch.where(extreme, fitted, ordered), weight, spread

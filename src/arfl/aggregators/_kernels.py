@@ -274,7 +274,7 @@ def reweight_chunk(
             x = ranks[rank]
             for lane in range(LANES):
                 size = abs(values[rank, lane] - (intercept[lane] + slope[lane] * x))
-                terms = abs(values[rank, lane]) + abs(intercept[lane]) + slope[lane] * x
+                terms = abs(values[rank, lane]) + abs(intercept[lane]) + slope[lane] * ranks[-1]
                 size = 0.0 if size <= ZERO_RESIDUAL * terms else size
                 rows[rank, lane] = size
                 weight[rank, lane] = size
