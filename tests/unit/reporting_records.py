@@ -121,7 +121,7 @@ class Experiment:
                     "dataset": name, "stands_for": dataset, "model": "cnn", "rounds": self.n_rounds,
                     "n_clients": n_clients, "epochs": 2, "partition": {"name": "iid"},
                 },
-                "attack": {"name": cell["attack"]},
+                "attack": self._attack_settings(cell),
                 "aggregator": {"rule": cell["aggregator"], "options": {}},
             },
             "data": {
@@ -158,6 +158,12 @@ class Experiment:
             "attack_success_rate": success,
             "attack_success_rate_excl_target": None if success is None else (success - 0.1) / 0.9,
         }
+
+    @staticmethod
+    def _attack_settings(cell: dict) -> dict | None:
+        if cell["attack"] == "none":
+            return None
+        return {"rule": cell["attack"], "options": {"source": 1}, "training": {"lr_factor": 1}}
 
     def _weights(self, cell: dict, present: list[int], attackers: list[int], rng: random.Random):
         if cell["aggregator"] not in WITH_WEIGHTS:

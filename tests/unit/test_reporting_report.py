@@ -94,6 +94,7 @@ def test_claims_come_first_with_their_tally(page):
 def test_assumptions_and_provenance(page):
     for assumption in ASSUMPTIONS:
         assert assumption["reason"] in page.text
+    assert "source 1, rule gaussian, training.lr_factor 1" in page.text
     for word in ("0123456789ab", "feedc0de", "test machine", "torch 2.15.0", "synthetic_loans"):
         assert word in page.text
 

@@ -151,7 +151,7 @@ def find(
     """
     panels = {*claim.panels, claim.against_panel}
     cells = [c for c in cells if c.panel in panels]
-    if "others" not in (claim.aggregators, claim.against):
+    if claim.against != "others":
         named = {*claim.aggregators, *claim.against}
         cells = [c for c in cells if c.aggregator in named]
     at_hand, text = _at_hand(claim, _our_values(claim, cells, rounds))

@@ -32,9 +32,10 @@ AVERAGED = ("figure3", "table1", "table2", "table4")
 class Comparison:
     """One entry of a table: the paper's number, the measured one and their difference.
 
-    Rates are fractions. ``column`` is the swept value as text, ``average`` for the mean over the sweep, empty if
-    nothing is swept. ``std`` is the sample standard deviation over the ``n_done`` seeds, None for
-    fewer than two; ``allowance`` the half-width of the rule above.
+    Rates are fractions. ``column`` is the swept value as text, ``average`` for the mean over the
+    sweep, empty if nothing is swept; ``paper_column`` is the paper's value that it stands beside.
+    ``std`` is the sample standard deviation over the ``n_done`` seeds, None for fewer than two;
+    ``allowance`` the right-hand side of the rule above.
     """
 
     target: str

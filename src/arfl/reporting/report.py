@@ -94,6 +94,7 @@ def write(
         state_tables=[_states(t, data[t].cells) for t in plan["targets"] if t in data],
         assumptions=plan.get("assumptions", []),
         settings=_settings(cells),
+        options={kind: _options(cells, kind) for kind in ("aggregator", "attack")},
         datasets=_datasets(cells),
         origins=_origins(cells),
         n_done=sum(c.done for c in cells),
@@ -204,6 +205,20 @@ def _settings(cells: Sequence[CellRow]) -> dict[str, list[tuple[str, str]]]:
     return result
 
 
+def _options(cells: Sequence[CellRow], kind: str) -> list[tuple[str, str, str]]:
+    """(name, settings, tasks) of every aggregator or attack that the records were made with."""
+    tasks: dict[tuple[str, str], list[str]] = {}
+    for c in cells:
+        if c.done and c.settings[kind]:
+            text = ", ".join(
+                f"{k.removeprefix('options.')} {v}" for k, v in _flat(c.settings[kind])
+            )
+            places = tasks.setdefault((getattr(c, kind), text), [])
+            if c.task not in places:
+                places.append(c.task)
+    return [(name, text, ", ".join(places)) for (name, text), places in sorted(tasks.items())]
+
+
 def _flat(value: Mapping, prefix: str = "") -> Iterable[tuple[str, str]]:
     for key, entry in value.items():
         if isinstance(entry, Mapping):
@@ -224,16 +239,17 @@ def _origins(cells: Sequence[CellRow]) -> list[dict]:
         if not c.done:
             continue
         libraries = ", ".join(f"{k} {v}" for k, v in c.libraries.items() if v)
-        key = (c.commit, c.dirty, c.fingerprint, c.device, c.device_name, libraries)
+        key = (c.commit, c.dirty, c.device, c.device_name, libraries)
         origin = origins.setdefault(
             key,
             {
                 "commit": (c.commit[:12] or "unknown") + (" with local changes" if c.dirty else ""),
-                "fingerprint": c.fingerprint[:12],
                 "device": f"{c.device_name} ({c.device})",
                 "libraries": libraries,
+                "fingerprints": set(),
                 "cells": 0,
             },
         )
+        origin["fingerprints"].add(c.fingerprint[:8])
         origin["cells"] += 1
     return list(origins.values())
