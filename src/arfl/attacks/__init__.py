@@ -20,7 +20,7 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(name for name in found if not name.startswith("_")))
 
 
-def make(name: str, meta: dict, **options) -> Attack:
+def make(name: str, meta: dict, /, **options) -> Attack:
     """The attack ``name`` on a dataset.
 
     Args:
