@@ -155,10 +155,10 @@ def test_only_attackers_train_on_poisoned_batches(block):
     data = DeviceData(source, CPU)
     honest = uneven_clients(120, lr)
     attacked = uneven_clients(120, lr, poisoned={4, 9, 7})
-    attack = attacks.make("label_flip", source.meta, source=3, target=5)
+    attack = attacks.make("label_flip", source.meta, source=7, target=5)
 
     def flip(x, y):
-        return x, torch.tensor([5 if label == 3 else label for label in y.tolist()])
+        return x, torch.tensor([5 if label == 7 else label for label in y.tolist()])
 
     global_model = model.initial(torch.Generator().manual_seed(1))
     arguments = (shared, attack, SEED, ROUND)
@@ -169,7 +169,7 @@ def test_only_attackers_train_on_poisoned_batches(block):
     )
     torch.testing.assert_close(trained, expected, rtol=1e-3, atol=2e-5)
     differs = (trained - clean).abs().amax(1) > 1e-4
-    held = [3 in source.train_y[client.samples] for client in attacked]
+    held = [7 in source.train_y[client.samples] for client in attacked]
     assert all(held[row] for row in (0, 1, 5))
     # clients 4 and 9 attack; 7 would, but has no samples; 0 holds the class and is honest
     assert differs.tolist() == [True, False, False, False, False, True]
