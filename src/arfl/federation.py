@@ -86,12 +86,20 @@ def _round_clients(
 
     When they are sampled, ``attackers_every_round`` puts the attackers among them and draws the
     rest from the same permutation whatever the number of attackers.
+
+    Raises:
+        UserError: if the attackers do not fit into a round.
     """
     n_clients, per_round = len(partition.indices), task["clients_per_round"]
     if per_round is None or per_round >= n_clients:
         return list(range(n_clients))
     drawn = seeds.generator(seed, "client_sampling", round_number).permutation(n_clients)
     first = attackers if task["attackers_every_round"] else []
+    if len(first) > per_round:
+        raise UserError(
+            f"{len(first)} attackers shall take part in every round, but clients_per_round is "
+            f"{per_round}; lower the number of attackers or set attackers_every_round to false"
+        )
     others = [int(k) for k in drawn if k not in first]
     return sorted((first + others)[:per_round])
 
