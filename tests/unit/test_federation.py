@@ -326,7 +326,7 @@ def test_attackers_that_do_not_fit_into_a_round_are_one_message():
     noise = {"attack": "gaussian", "attack_options": {"noise_std": 0.1}}
     settings = small_data.settings(clients_per_round=3, rounds=1, **noise)
     assert run(settings, 3)["rounds"][0]["clients"] == run(settings, 3)["clients"]["attackers"]
-    with pytest.raises(UserError, match="4 attackers.*clients_per_round is 3"):
+    with pytest.raises(UserError, match=r"4 attackers.*clients_per_round is 3"):
         run(settings, 4)
     by_chance = small_data.settings(
         clients_per_round=3, attackers_every_round=False, rounds=1, **noise
