@@ -24,6 +24,11 @@ METRICS = {
     "attack_success_rate": "Attack success rate, as the paper counts",
     "attack_success_rate_excl_target": "Attack success rate, target class left out",
 }
+COLUMN_METRICS = {
+    "accuracy": "Accuracy",
+    "attack_success_rate": "Attack success",
+    "attack_success_rate_excl_target": "Same, target class left out",
+}
 X_LABELS = {
     "n_attackers": "number of attackers",
     "noise_std": "standard deviation σ of the noise",

@@ -103,18 +103,17 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table, target: str) -> str:
-    """The table as a LaTeX float; the document must load booktabs, graphicx and amssymb."""
-    lines = [
-        r"% needs \usepackage{booktabs,graphicx,amssymb}",
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{_tex(table.title)}. {_tex(table.caption)}}}",
-        rf"\label{{tab:{target.replace('_', '-')}}}",
-    ]
-    for block in table.blocks:
+    """One LaTeX float per block; the document must load booktabs, graphicx and amssymb."""
+    lines = [r"% needs \usepackage{booktabs,graphicx,amssymb}"]
+    for number, block in enumerate(table.blocks, start=1):
         width = len(block.columns)
-        if block.heading:
-            lines.append(rf"\par\medskip\textbf{{{_tex(block.heading)}}}\par\smallskip")
+        title = f"{table.title}. {block.heading}." if block.heading else f"{table.title}."
+        lines += [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_tex(title)} {_tex(table.caption)}}}",
+            rf"\label{{tab:{target.replace('_', '-')}-{number}}}",
+        ]
         lines.append(r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%")
         lines.append(rf"\begin{{tabular}}{{ll{'r' * width}}}")
         lines.append(r"\toprule")
@@ -125,8 +124,7 @@ def latex(table: Table, target: str) -> str:
                 lines.append(r"\addlinespace")
             cells = [subject, row.kind, *row.entries]
             lines.append(" & ".join(map(_tex, cells)) + r" \\")
-        lines += [r"\bottomrule", r"\end{tabular}}", ""]
-    lines.append(r"\end{table}")
+        lines += [r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""]
     return "\n".join(lines) + "\n"
 
 
@@ -146,7 +144,7 @@ def _blocks(comparisons: list[Comparison], cells: Sequence[CellRow]) -> list[Blo
         in_panel = [c for c in comparisons if c.panel == panel]
         name = captions.panel_title(panel) if panel else ""
         if not in_panel[0].x_name:
-            blocks.append(_block(name, in_panel, lambda c: captions.METRICS[c.metric]))
+            blocks.append(_block(name, in_panel, lambda c: captions.COLUMN_METRICS[c.metric]))
             continue
         for metric in unique(c.metric for c in in_panel):
             entries = [c for c in in_panel if c.metric == metric]
