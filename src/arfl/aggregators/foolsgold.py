@@ -62,9 +62,9 @@ def foolsgold(
 
     .. math:: M = M_{global} + \frac{1}{K} \sum_k \alpha_k (M^{(k)} - M_{global}).
 
-    The factor 1/K is the mean over clients of the code that accompanies the paper: α is a client's
-    learning rate, so what a suspect loses is not handed to the others. (Fung et al. write a sum;
-    with local training of several epochs a step K times FedAvg's diverges.)
+    α is a client's learning rate, so what a suspect loses is not handed to the others. Fung et al.
+    write a sum of single gradient steps; of models trained for epochs that would be K times
+    FedAvg's step, so the mean is taken here, as in the code of the residual-reweighting paper.
 
     Cost O(K N + K² F) for F output-layer weights. No breakdown point: it counts on attackers being
     alike, whatever their number, and one attacker alone passes.
@@ -79,9 +79,9 @@ def foolsgold(
         memory: client id to the float64 sum of its updates. Updated in place: pass one dict to all
             rounds of a run. None compares this round's updates alone.
         buffers: "averaged" sets running statistics to the average over the clients, weighted by α;
-            "frozen" leaves them as they are in ``global_model``, as a gradient step does. Frozen
-            statistics of a network that started from scratch describe no layer's activations, and
-            its accuracy stays near chance.
+            "frozen" leaves them as they are in ``global_model``, as a gradient step does: a
+            network trained from scratch is then evaluated with the statistics it started with,
+            and fails although its weights have learnt.
 
     Returns:
         The (N,) model and the (K,) weights α / Σα, which sum to one.

@@ -30,7 +30,6 @@ def aggregate(values: np.ndarray, lam: float, delta: float) -> np.ndarray:
     deviation = values - np.median(values, axis=1, keepdims=True)
     spread = np.median(np.abs(deviation), axis=1, keepdims=True)
     tau = _GAMMA * (1 + 5 / (n_clients - 1)) * spread
-    clip = lam * np.sqrt(2 / n_clients)
     reach, distance = lam * np.sqrt(2 / n_clients) * tau, np.abs(deviation)
     confidence = np.divide(reach, distance, out=np.ones_like(values), where=distance > reach)
     confidence[confidence < delta] = 0
