@@ -131,30 +131,42 @@ def test_a_grid_without_records_renders_and_says_so(tmp_path):
 
 def test_confidence_curves(tmp_path):
     rows = [
-        {"variant": v, "lam": 2.0, "delta": 0.1, "n_clients": 10, "normalised_residual": e,
-         "confidence": max(0.0, 1 - abs(e) / 5)}
-        for v in ("paper", "released")
-        for e in range(-8, 9)
+        {"n_clients": n, "lam": lam, "delta": 0.1, "rank": 5, "normalised_residual": e,
+         "confidence": max(0.0, 1 - max(0, abs(e) - lam) / n), "corrected": 0}
+        for n in (10, 20)
+        for lam in (1.0, 2.0)
+        for e in range(-40, 41)
     ]  # fmt: skip
     write_rows(tmp_path / "figure2.csv", rows)
     figure = figures.make(tmp_path, "figure2", PAPER)
-    assert [a.get_title(loc="left") for a in figure.axes] == ["variant paper", "variant released"]
-    x, y = figure.axes[0].get_lines()[0].get_data()
-    assert np.allclose(y, np.maximum(0, 1 - np.abs(x) / 5))
+    titles = [a.get_title(loc="left") for a in figure.axes]
+    assert titles == ["K = 10, δ = 0.1", "K = 20, δ = 0.1"]
+    x, y = figure.axes[0].get_lines()[1].get_data()
+    assert np.allclose(y, np.clip(1 - (np.abs(x) - 2) / 10, 0, 1))
 
 
-def test_theory_with_errors_larger_than_their_mean(tmp_path):
+def test_the_bound_is_drawn_above_every_simulated_error(tmp_path):
     rows = [
-        {"swept": swept, "x": x, "rule": rule, "error_mean": 0.1, "error_std": 0.2,
-         "n_trials": 50, "bound": 1 / x}
-        for swept, xs in (("n_clients", (10, 100)), ("corruption", (0.1, 0.4)))
-        for x in xs
-        for rule in ("fedavg", "residual_reweighting")
+        {"n_clients": k, "n_samples": s, "corruption": a, "delta": d, "error": (1 + a) / k / s,
+         "error_mean": 2 / k, "error_median": 1 / s, "error_standard_error": 1 / s,
+         "rate": 1 / k + 1 / s + a + d}
+        for k in (10, 50, 100)
+        for s in (10, 100, 1000)
+        for a in (0.0, 0.2, 0.4)
+        for d in (0.01, 0.1)
     ]  # fmt: skip
     write_rows(tmp_path / "theory.csv", rows)
     figure = figures.make(tmp_path, "theory", PAPER)
-    assert [a.get_yscale() for a in figure.axes] == ["log", "log"]
-    assert "50 trials" in text_of(figure)
+    assert [a.get_yscale() for a in figure.axes] == ["log"] * 4
+    assert [a.get_xscale() for a in figure.axes] == ["log", "log", "linear", "log"]
+    for axis in figure.axes:
+        bound = axis.get_lines()[-1].get_ydata()
+        error = axis.containers[0].lines[0].get_ydata()
+        assert len(bound) == len(error)
+        assert (bound >= error).all()
+    expected = max(r["error"] / r["rate"] for r in rows)
+    assert f"{expected:.2g} × Eq. 14" in [t.get_text() for t in figure.legends[0].get_texts()]
+    assert "K = 50, S = 100, α = 0.2, δ = 0.1" in text_of(figure)
 
 
 def test_trigger_shows_both_images(tmp_path):
