@@ -75,7 +75,7 @@ def test_a_margin_within_the_seeds_spread_is_undecided(tmp_path):
                             accuracy=flat(levels), targets=("table1",))  # fmt: skip
     claim = findings(experiment, "table1")["cifar10-flip-best-average"]
     assert (claim.verdict, claim.at_hand) == ("undecided", "unclear")
-    assert claim.reason == "within the seeds' spread"
+    assert claim.reason == "the seeds do not settle it"
 
 
 def test_the_interval_is_recomputed_from_the_records(tmp_path):

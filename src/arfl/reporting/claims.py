@@ -156,8 +156,10 @@ def find(
         cells = [c for c in cells if c.aggregator in named]
     at_hand, text = _at_hand(claim, _our_values(claim, cells, rounds))
     reasons = _obstacles(cells)
-    if at_hand in (NO_RECORDS, UNCLEAR):
-        reasons.append("no usable records" if at_hand == NO_RECORDS else "within the seeds' spread")
+    if at_hand == NO_RECORDS:
+        reasons.append("no usable records")
+    elif at_hand == UNCLEAR:
+        reasons.append("the seeds do not settle it")
     verdict = UNDECIDED
     if not reasons:
         verdict = REPRODUCED if at_hand == HOLDS else NOT_REPRODUCED
@@ -244,13 +246,12 @@ def _at_hand(claim: Claim, values: Values) -> tuple[str, str]:
         margins = _margins(claim, values)
     except _NotEnoughError as problem:
         return NO_RECORDS, str(problem)
-    states = [_state(m, len(margins), claim) for m in margins]
-    worst = min(range(len(margins)), key=lambda i: _mean(margins[i]))
-    text = _margin_text(margins[worst], claim, len(margins))
-    for outcome in (FAILS, UNCLEAR):
-        if outcome in states:
-            return outcome, text
-    return HOLDS, text
+    by_state: dict[str, list[Margin]] = {FAILS: [], UNCLEAR: [], HOLDS: []}
+    for margin in margins:
+        by_state[_state(margin, len(margins), claim)].append(margin)
+    # The first that is not empty decides, and its worst margin is the one to show.
+    state, deciding = next((s, m) for s, m in by_state.items() if m)
+    return state, _margin_text(min(deciding, key=_mean), len(margins))
 
 
 def _papers_own(claim: Claim, numbers: PaperNumbers) -> tuple[str, str]:
@@ -300,7 +301,7 @@ def _half_width(margin: Margin, alpha: float) -> float:
     return student_t(1 - alpha / 2, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
 
 
-def _margin_text(margin: Margin, claim: Claim, n_margins: int) -> str:
+def _margin_text(margin: Margin, n_margins: int) -> str:
     n = len(margin.by_seed)
     text = f"{_of(margin, n_margins)}: margin {_pp(_mean(margin))}"
     if n > 1:
