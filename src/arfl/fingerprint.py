@@ -8,8 +8,9 @@ library only: the Snakefile imports it.
 import ast
 import functools
 import hashlib
-from collections.abc import Iterable
 from pathlib import Path
+
+from arfl.errors import UserError
 
 _PACKAGE = Path(__file__).parent
 # These render or carry results; what they do cannot change a trained number.
@@ -24,22 +25,43 @@ def _file_of(module: str) -> Path | None:
     return None
 
 
+def _imported(node: ast.AST) -> set[str]:
+    """The names that a statement or a call imports; some of them may be no modules."""
+    match node:
+        case ast.ImportFrom(module=str(module), level=0):
+            return {module, *(f"{module}.{alias.name}" for alias in node.names)}
+        case ast.Import():
+            return {alias.name for alias in node.names}
+        # what is imported at its first use
+        case ast.Call(func=ast.Attribute(attr="import_module"), args=[ast.Constant(str(module))]):
+            return {module}
+    return set()
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
+
+
 @functools.cache
 def _parse(module: str) -> tuple[str, tuple[str, ...]]:
     """The module's code without docstrings, and the arfl modules that it imports."""
     path = _file_of(module)
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if path is None:
+        raise UserError(f"there is no module {module} in {_PACKAGE}")
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise UserError(f"{path}, line {error.lineno}: {error.msg}; correct the file") from None
     imported = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            imported.add(node.module)
-            imported.update(f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Import):
-            imported.update(alias.name for alias in node.names)
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
-            node, clean=False
-        ):
-            node.body = node.body[1:]
+        imported |= _imported(node)
+        if isinstance(getattr(node, "body", None), list):
+            # Docstrings, also those below attributes.
+            node.body = [part for part in node.body if not _is_text(part)]
     ours = (name for name in imported if name.split(".")[0] == "arfl" and _file_of(name))
     # A package's front door names all its rules: following it would tie each cell to every rule.
     follow = () if path.name == "__init__.py" else tuple(sorted(ours))
@@ -72,7 +94,8 @@ def fingerprint(*modules: str) -> str:
 
 def of_cell(attack_rule: str | None, aggregator_rule: str) -> str:
     """Fingerprint of training one cell: the core, its attack and its aggregator."""
-    rules: Iterable[str] = [f"arfl.aggregators.{aggregator_rule}"]
-    if attack_rule is not None:
-        rules = [*rules, f"arfl.attacks.{attack_rule}"]
-    return fingerprint("arfl.federation", *rules)
+    # Without an attack, what "no attack" does is the base class's business.
+    attack = "_base" if attack_rule is None else attack_rule
+    return fingerprint(
+        "arfl.federation", f"arfl.aggregators.{aggregator_rule}", f"arfl.attacks.{attack}"
+    )
