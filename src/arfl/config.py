@@ -32,7 +32,7 @@ def check(config: Mapping, schema_path: str | os.PathLike) -> None:
         known = sorted(error.schema.get("properties", ()))
         for key in error.instance:
             if key not in known:
-                close = difflib.get_close_matches(key, known, n=1)
+                close = difflib.get_close_matches(str(key), known, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
                 prefix = f"{where}." if where else ""
                 raise UserError(f"config: unknown key {prefix}{key}; {hint}")
