@@ -51,7 +51,7 @@ class Project:
 
     def planned(self, *arguments: str) -> dict[str, int]:
         """Rule -> number of jobs of a dry run."""
-        output = self.snakemake("-n", "--quiet", "rules", *arguments)
+        output = self.snakemake("-n", "--quiet=rules", *arguments)
         jobs = {}
         for line in output.splitlines():
             words = line.split()
