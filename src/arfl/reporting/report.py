@@ -113,7 +113,6 @@ def _template():
         lstrip_blocks=True,
     )
     environment.filters["anchor"] = lambda text: text.replace("_", "-")
-    environment.filters["percent"] = tables.percent
     # A long identifier may break after its slashes and underscores, and nowhere else.
     environment.filters["breakable"] = lambda text: Markup(
         str(escape(text)).replace("/", "/<wbr>").replace("_", "_<wbr>")
