@@ -18,6 +18,40 @@ env: $(STAMP)
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@echo "setting up $(VENV) (about 3 GB to download the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@uv="$$(command -v uv || true)"; \
+	if [ -z "$$uv" ]; then \
+	  uv=$(VENV)/uv/bin/uv; \
+	  test -x $$uv || $(BIN)/python -m pip install --quiet --target $(VENV)/uv uv; \
+	fi && \
+	VIRTUAL_ENV=$(VENV) "$$uv" pip sync --quiet --require-hashes requirements.lock && \
+	VIRTUAL_ENV=$(VENV) "$$uv" pip install --quiet --no-deps --editable .
+	@# Jobs are short: compile the larger imports once instead of in the first of them. Templates
+	@# among torch's files are no valid Python, so the exit status says nothing.
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib/python3*/site-packages/torch \
+	  $(VENV)/lib/python3*/site-packages/numba || true
+	@rm -f $(VENV)/.installed-* && touch $@
+
+quick: environment, then every table, figure and the report
+#   make test     environment, then the tests
+# Others: env, lint, figures, clean-env.
+
+PYTHON ?= python3
+CORES ?= all
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | tr ' ' -)
+
+.PHONY: env quick test lint figures clean-env
+
+env: $(STAMP)
+
+# uv where there is one; else it is installed into the environment that it then fills. uv, because
+# pip may pick up a CPU-only wheel of torch that cannot load torchvision.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	uv="$$(command -v uv || true)"; \
 	if [ -z "$$uv" ]; then \
@@ -26,7 +60,7 @@ $(STAMP): requirements.lock pyproject.toml
 	VIRTUAL_ENV=$(VENV) "$$uv" pip sync --quiet --require-hashes requirements.lock && \
 	VIRTUAL_ENV=$(VENV) "$$uv" pip install --quiet --no-deps --editable .
 	@# Jobs are short: compile the larger imports to bytecode once instead of in the first of them.
-	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib/python3*/site-packages/torch $(VENV)/lib/python3*/site-packages/sympy || true
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib/python3*/site-packages/torch $(VENV)/lib/python3*/site-packages/sympy || true
 	rm -f $(VENV)/.installed-* && touch $@
 
 quick: env
