@@ -113,15 +113,20 @@ def compare(name, fast, dense, n_clients, n_parameters, dense_parameters):
 
 
 MEMORY = """
-import resource, torch
+import torch
+from pathlib import Path
 from arfl.aggregators import residual_reweighting
+
+def peak():
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
 torch.set_num_threads({threads})
 models = torch.randn(10, {n})
 residual_reweighting(models[:, :64])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 residual_reweighting(models)
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print((after - before) * 1024 / (models.numel() * 4))
+print((peak() - before) / (models.numel() * 4))
 """
 
 

@@ -66,12 +66,15 @@ def _middle_ranks(n: int, skip: int = 0) -> tuple[int, ...]:
     return tuple(sorted({skip + (n - skip - 1) // 2, skip + (n - skip) // 2}))
 
 
-def _over_chunks(n_clients: int, n_parameters: int, work: Callable) -> None:
-    """Run ``work()(chunk, start, stop)`` for each chunk of columns, in torch's number of threads.
+_SUM_WIDTH = 4096
+"""Columns of a chunk of a weighted sum, which streams through memory in long rows."""
+
+
+def _over_chunks(n_parameters: int, width: int, work: Callable) -> None:
+    """Run ``work()(chunk, start, stop)`` for chunks of columns, in torch's number of threads.
 
     ``work`` is called once in each thread, to make its scratch.
     """
-    width = _chunk_width(n_clients)
     starts = range(0, n_parameters, width)
     tickets = itertools.count()
 
@@ -162,7 +165,8 @@ def weighted_sum(models: Tensor, weights: Tensor) -> Tensor:
     values, total = models.contiguous().numpy(), torch.empty_like(models[0])
     factors, out = weights.double().numpy(), total.numpy()
     _over_chunks(
-        *values.shape,
+        values.shape[1],
+        _SUM_WIDTH,
         lambda: lambda _, start, stop: _kernels.weighted_sum(values, start, stop, factors, out),
     )
     return total
@@ -175,7 +179,8 @@ def trimmed_mean(models: Tensor, cut: int) -> Tensor:
     n_clients, out = len(values), mean.numpy()
     table = network(n_clients, tuple(range(cut, n_clients - cut)))
     _over_chunks(
-        *values.shape,
+        values.shape[1],
+        _chunk_width(n_clients),
         lambda: lambda _, start, stop: _kernels.trimmed_mean(values, start, stop, cut, table, out),
     )
     return mean
@@ -200,7 +205,7 @@ def repeated_median(models: Tensor) -> Tensor:
 
         return task
 
-    _over_chunks(*values.shape, work)
+    _over_chunks(values.shape[1], _chunk_width(n_clients), work)
     return centre
 
 
@@ -243,5 +248,5 @@ def reweight(models: Tensor, variant: str, lam: float, delta: float) -> tuple[Te
 
         return task
 
-    _over_chunks(n_clients, n_parameters, work)
+    _over_chunks(n_parameters, _chunk_width(n_clients), work)
     return corrected, torch.from_numpy(sums.sum(axis=0))

@@ -64,16 +64,13 @@ def _load(models, start, width, rows):
 @_kernel
 def weighted_sum(models, start, stop, weights, total):
     """total[n] = sum over k of weights[k] * models[k, n] for start <= n < stop."""
-    lanes = np.empty(LANES)
-    for at in range(start, stop, LANES):
-        width = min(LANES, stop - at)
-        lanes[:] = 0.0
-        for client in range(models.shape[0]):
-            weight = weights[client]
-            for lane in range(width):
-                lanes[lane] += weight * models[client, at + lane]
-        for lane in range(width):
-            total[at + lane] = lanes[lane]
+    lanes = np.zeros(stop - start)
+    for client in range(models.shape[0]):
+        weight = weights[client]
+        for lane in range(stop - start):
+            lanes[lane] += weight * models[client, start + lane]
+    for lane in range(stop - start):
+        total[start + lane] = lanes[lane]
 
 
 @_kernel
