@@ -2,7 +2,7 @@
 
 The four public functions take finite (K, N) models. They work in float64 on chunks of columns that
 fit a fixed budget of memory, so that nothing of size K x K x N is ever held. No step loops over
-parameters, and none waits for a GPU: all shapes follow from K and N.
+parameters, and none waits for a GPU, but for the first of a K: all shapes follow from K and N.
 """
 
 import functools
@@ -38,19 +38,25 @@ def _others(n_clients: int, device: torch.device) -> Tensor:
     return torch.tensor(table, device=device)
 
 
+@functools.lru_cache(maxsize=32)
+def _column(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(K, 1) float64 constants; kept, since each copy to a GPU would wait for it."""
+    return torch.tensor(values, dtype=torch.float64, device=device)[:, None]
+
+
 def line(ordered: Tensor, constants: Scheme) -> tuple[Tensor, Tensor]:
     """Slope and intercept (C,) of the repeated-median line of sorted values (K, C), Eq. 1-2."""
     n_clients = len(ordered)
-    ranks = ordered.new_tensor(constants.ranks)
+    ranks = _column(constants.ranks, ordered.device)
     others = _others(n_clients, ordered.device)
-    distances = (ranks[others] - ranks[:, None]).unsqueeze(-1)
+    distances = ranks[others] - ranks[:, None]
     slopes = (ordered[others] - ordered[:, None]) / distances
     medians = _middle(slopes.transpose(0, 1))
     slope = _middle(medians)
     if constants.separate_intercept:
         # (x_j y_i - x_i y_j) / (x_j - x_i) = y_i - x_i s_ij falls as the slope s_ij rises, so its
         # median over j needs no selection of its own.
-        return slope, _middle(ordered - ranks[:, None] * medians)
+        return slope, _middle(ordered - ranks * medians)
     return slope, _middle(ordered) - slope * (n_clients - 1) / 2
 
 
@@ -63,7 +69,7 @@ def counted_confidence(
         The confidences (K, C) that count towards the model weights, 1 where e = 0, and whether
         each is so low that the line replaces the value.
     """
-    roots = normalised.new_tensor(constants.leverage_root)[:, None]
+    roots = _column(constants.leverage_root, normalised.device)
     weight = (constants.clip * roots / normalised.abs()).clamp(max=1)
     weight = weight.masked_fill(normalised == 0, 1)
     if constants.zero_extremes:
@@ -83,7 +89,7 @@ def reweight_sorted(
     """
     n_clients = len(ordered)
     slope, intercept = line(ordered, constants)
-    ranks = ordered.new_tensor(constants.ranks)[:, None]
+    ranks = _column(constants.ranks, ordered.device)
     fitted = intercept + slope * ranks
     residual = ordered - fitted
     terms = ordered.abs() + intercept.abs() + slope * constants.ranks[-1]
