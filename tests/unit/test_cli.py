@@ -1,0 +1,316 @@
+"""The command line: each mistake is one message and status 2, and a log opens with the command."""
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+
+import pytest
+import small_data
+import torch
+
+from arfl import cli, datasets, federation, files
+from arfl import partition as partitions
+from arfl.datasets import Preparation, _prepared
+
+CELL = {
+    "id": "t/none/attackers-0/fedavg/seed-1",
+    "task": "t",
+    "attack": "none",
+    "n_attackers": 0,
+    "noise_std": None,
+    "aggregator": "fedavg",
+    "options": {},
+    "seed": 1,
+}
+SETTINGS = small_data.settings() | {"scale": "quick", "protocol": "paper"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A prepared folder ``data`` and its partition ``seed-1.npz``."""
+    folder = tmp_path_factory.mktemp("cli")
+    blobs = small_data.blobs(60)
+    preparation = Preparation(
+        train_x=blobs.train_x,
+        train_y=blobs.train_y,
+        test_x=blobs.test_x,
+        test_y=blobs.test_y,
+        kind="synthetic",
+        note="made for a test",
+        class_names=["a", "b", "c"],
+    )
+    _prepared.write("made", preparation, folder / "data")
+    assert partition(folder, folder / "seed-1.npz") == 0
+    return folder
+
+
+def partition(folder, out, scheme='{"name": "iid"}', n_clients="4"):
+    return cli.main(
+        [
+            *("partition", "--data", str(folder / "data"), "--scheme", scheme),
+            *("--n-clients", n_clients, "--seed", "1"),
+            *("--out", str(out), "--picture", str(out.with_suffix(".png"))),
+        ]
+    )
+
+
+def train_arguments(folder, out, cell=CELL, settings=SETTINGS, **options):
+    given = {
+        "cell": json.dumps(cell),
+        "settings": json.dumps(settings),
+        "data": folder / "data",
+        "partition": folder / "seed-1.npz",
+        "device": "cpu",
+        "fingerprint": "0123456789ab",
+        "out": out,
+    }
+    return ["train", *(str(word) for k, v in (given | options).items() for word in (f"--{k}", v))]
+
+
+def fails(capsys, arguments, message):
+    """The verb ends with status 2 and this one message, and no traceback."""
+    capsys.readouterr()
+    assert cli.main([str(argument) for argument in arguments]) == 2
+    output = capsys.readouterr()
+    lines = [line for line in output.err.splitlines() if not line.startswith("$ ")]
+    assert output.out == ""
+    assert "Traceback" not in output.err
+    assert len(lines) == 1, output.err
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """What the command line does with signals ends with the test."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+# Training
+
+
+def test_a_trained_cell_leaves_the_record_of_the_round_loop(folder, tmp_path):
+    assert cli.main(train_arguments(folder, tmp_path / "cell.json")) == 0
+    record = files.read_json(tmp_path / "cell.json")
+    dataset = datasets.load(folder / "data")
+    divided = partitions.load(folder / "seed-1.npz")
+    expected = federation.run(SETTINGS, 0, 1, dataset, divided, torch.device("cpu"))
+    assert record["rounds"] == expected["rounds"]
+    assert record["clients"] == expected["clients"]
+    assert record["cell"] == CELL
+    assert record["settings"] == SETTINGS
+    assert record["data"]["checksum"] == dataset.checksum
+    assert record["provenance"]["fingerprint"] == "0123456789ab"
+    assert record["provenance"]["device"] == "cpu"
+    assert record["provenance"]["threads"] == torch.get_num_threads() == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["cell.json"]
+
+
+FLIP = {"rule": "label_flip", "options": {"source": "a", "target": "b"}}
+FLIP["training"] = {"epoch_factor": 2, "lr_factor": 1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "n_attackers", "message"),
+    [
+        (small_data.settings(model="vgg"), 0, "unknown model 'vgg'"),
+        (small_data.settings(model="cnn"), 0, "model cnn does not take the data made"),
+        (small_data.settings(optimizer="lamb"), 0, "unknown optimizer 'lamb'"),
+        (small_data.settings("krum"), 0, "unknown aggregator 'krum'"),
+        (
+            SETTINGS | {"aggregator": {"rule": "median", "options": {"share": 1}}},
+            0,
+            "median has no option share",
+        ),
+        (small_data.settings(attack="sybil"), 1, "unknown attack 'sybil'"),
+        (SETTINGS | {"attack": FLIP | {"options": {"source": "z"}}}, 1, "source is 'z'"),
+        (SETTINGS | {"attack": FLIP}, 5, "only 4 clients hold class 0"),
+    ],
+)
+def test_settings_that_do_not_fit_are_one_message(
+    folder, tmp_path, capsys, settings, n_attackers, message
+):
+    cell = CELL | {"n_attackers": n_attackers}
+    out = tmp_path / "cell.json"
+    fails(capsys, train_arguments(folder, out, cell=cell, settings=settings), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_and_broken_inputs_are_one_message(folder, tmp_path, capsys):
+    out = tmp_path / "out" / "cell.json"
+    arguments = train_arguments(folder, out, data=tmp_path / "none")
+    fails(capsys, arguments, "meta.json does not exist; run the step that makes it first")
+    arguments = train_arguments(folder, out, partition=tmp_path / "none.npz")
+    fails(capsys, arguments, "none.npz does not exist; run the partition step first")
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 broken")
+    arguments = train_arguments(folder, out, partition=tmp_path / "broken.npz")
+    fails(capsys, arguments, "broken.npz is not a partition")
+    assert not out.parent.exists()
+
+
+def test_cuda_without_a_gpu_is_one_message(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    arguments = train_arguments(folder, tmp_path / "cell.json", device="cuda")
+    fails(capsys, arguments, "device is cuda, but PyTorch finds no usable GPU here")
+    assert cli.main(train_arguments(folder, tmp_path / "cell.json", device="auto")) == 0
+    assert files.read_json(tmp_path / "cell.json")["provenance"]["device"] == "cpu"
+
+
+def test_a_folder_that_may_not_be_written_is_one_message(folder, tmp_path, capsys, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.tempfile, "mkdtemp", refuse)
+    fails(capsys, train_arguments(folder, tmp_path / "cell.json"), "the disk is full")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_training_says_how_to_go_on(folder, tmp_path, capsys, monkeypatch, number):
+    def stopped(*_, **__):
+        (tmp_path / "out").mkdir()
+        with files.atomic_path(tmp_path / "out" / "half") as temporary:
+            temporary.touch()
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(federation, "run", stopped)
+    assert cli.main(train_arguments(folder, tmp_path / "cell.json")) == 130
+    assert "run the same command again" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["out"]
+
+
+def test_a_mistake_in_the_program_keeps_its_traceback(folder, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(federation, "run", broken)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(train_arguments(folder, tmp_path / "cell.json"))
+
+
+# The other verbs
+
+
+def test_a_partition_is_written_with_its_picture(folder, tmp_path):
+    assert partition(folder, tmp_path / "seed-1.npz") == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["seed-1.npz", "seed-1.png"]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "n_clients", "message"),
+    [
+        ('{"name": "random"}', "4", "unknown partition scheme 'random'"),
+        ('{"name": "iid", "alpha": 1}', "4", "partition iid has no option 'alpha'"),
+        ('{"name": "groups"}', "4", "made knows no groups"),
+        ('{"name": "iid"}', "0", "at least one participant"),
+        ('{"name": "iid"}', "61", "too few for 61 clients"),
+    ],
+)
+def test_a_partition_that_cannot_be_is_one_message(
+    folder, tmp_path, capsys, scheme, n_clients, message
+):
+    arguments = ["partition", "--data", folder / "data", "--scheme", scheme, "--seed", 1]
+    arguments += ["--n-clients", n_clients]
+    arguments += ["--out", tmp_path / "a.npz", "--picture", tmp_path / "a.png"]
+    fails(capsys, arguments, message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_arguments_of_every_verb_are_one_message(folder, tmp_path, capsys):
+    out, missing = ["--out", tmp_path / "out"], tmp_path / "missing"
+    for arguments, message in [
+        (["prepare", "--dataset", "imagenet", "--raw", missing], "unknown dataset 'imagenet'"),
+        (
+            ["prepare", "--dataset", "digits", "--raw", missing, "--options", '{"size": 1}'],
+            "dataset digits has no option 'size'; its options: seed",
+        ),
+        (["prepare", "--dataset", "mnist", "--raw", missing], "missing"),
+        (["download", "--dataset", "imagenet", "--sources", missing], "unknown dataset 'imagenet'"),
+        (["download", "--dataset", "mnist", "--sources", missing], "missing"),
+        (["collect", "--plan", missing, "--target", "figure3"], "missing does not exist"),
+        (["trigger", "--data", missing, "--options", "{}"], "meta.json does not exist"),
+        (["trigger", "--data", folder / "data", "--options", "{}"], "target"),
+        (
+            ["table", "--collected", missing, "--target", "figure3", "--paper", missing],
+            "missing",
+        ),
+        (
+            ["figure", "--collected", missing, "--target", "figure3", "--paper", missing],
+            "missing",
+        ),
+        (["claims", "--collected", missing, "--paper", missing], "missing"),
+        (["report", "--run-folder", missing, "--plan", missing, "--paper", missing], "missing"),
+    ]:
+        fails(capsys, [*arguments, *out], message)
+        assert list(tmp_path.iterdir()) == [], arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: verb"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["plan", "--out", "x"], "the following arguments are required: --config"),
+        (["plan", "--out", "x", "--config", "{"], "argument --config: not valid JSON"),
+        (["plan", "--out", "x", "--config", "[1]"], "argument --config: not a JSON object"),
+    ],
+)
+def test_argparse_refuses_what_is_no_command(arguments, message, capsys):
+    with pytest.raises(SystemExit) as raised:
+        cli.main(arguments)
+    assert raised.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_studies_write_their_rows(tmp_path):
+    assert cli.main(["confidence", "--out", str(tmp_path / "figure2.csv")]) == 0
+    assert len((tmp_path / "figure2.csv").read_text().splitlines()) > 10
+
+
+# The log
+
+
+def run_module(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "arfl", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_log_opens_with_a_command_that_repeats_the_job(folder, tmp_path):
+    arguments = train_arguments(folder, tmp_path / "cell.json")
+    result = run_module(*arguments)
+    first, *others = result.stderr.splitlines()
+    assert first.startswith("$ python -m arfl train ")
+    assert shlex.split(first)[1:] == ["python", "-m", "arfl", *arguments]
+    assert result.returncode == 0
+    assert result.stdout == ""
+    # one line of progress at the end at least, with the share of what was right
+    accuracy = files.read_json(tmp_path / "cell.json")["rounds"][-1]["accuracy"]
+    assert f"{CELL['id']}: round 3/3, accuracy {100 * accuracy:.1f} %" in others[-1]
+
+
+def test_a_failed_job_exits_with_status_two_after_its_command(tmp_path):
+    result = run_module("collect", "--plan", "none.json", "--target", "a", "--out", tmp_path / "a")
+    assert result.returncode == 2
+    first, second = result.stderr.splitlines()
+    assert first.startswith("$ python -m arfl collect --plan none.json")
+    assert second == "error: none.json does not exist; run the step that makes it first"
+
+
+def test_help_needs_no_heavy_library():
+    code = (
+        "import sys; from arfl import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'numpy', 'pandas', 'numba') if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines()[-1] == "[]"
