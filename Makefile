@@ -1,15 +1,28 @@
 # Everything from nothing: needs git, make, a shell and Python 3.11 or newer.
-#   make quick    the main job at scale quick: environment, then every table, figure and the report
-#   make test     environment, then the tests
-# Others: env, lint, figures, clean-env.
+#   make quick    the environment, then every table, figure and the report at scale quick
+#   make test     the environment, then the tests
+# Others: env, lint, clean-env.
 
 PYTHON ?= python3
 CORES ?= all
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | tr ' ' -)
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: env quick test lint figures clean-env
+.PHONY: env quick test lint clean-env
+
+quick: env
+	$(RUN) snakemake --cores $(CORES)
+
+test: env
+	$(RUN) pytest -q
+
+lint: env
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+	$(RUN) snakefmt --check Snakefile workflow
+	$(RUN) snakemake --lint
 
 env: $(STAMP)
 
@@ -32,48 +45,6 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib/python3*/site-packages/torch \
 	  $(VENV)/lib/python3*/site-packages/numba || true
 	@rm -f $(VENV)/.installed-* && touch $@
-
-quick: environment, then every table, figure and the report
-#   make test     environment, then the tests
-# Others: env, lint, figures, clean-env.
-
-PYTHON ?= python3
-CORES ?= all
-VENV := .venv
-BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | tr ' ' -)
-
-.PHONY: env quick test lint figures clean-env
-
-env: $(STAMP)
-
-# uv where there is one; else it is installed into the environment that it then fills. uv, because
-# pip may pick up a CPU-only wheel of torch that cannot load torchvision.
-$(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	uv="$$(command -v uv || true)"; \
-	if [ -z "$$uv" ]; then \
-	  mkdir -p $(VENV)/uv && $(BIN)/python -m pip install --quiet --target $(VENV)/uv uv && uv=$(VENV)/uv/bin/uv; \
-	fi; \
-	VIRTUAL_ENV=$(VENV) "$$uv" pip sync --quiet --require-hashes requirements.lock && \
-	VIRTUAL_ENV=$(VENV) "$$uv" pip install --quiet --no-deps --editable .
-	@# Jobs are short: compile the larger imports to bytecode once instead of in the first of them.
-	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib/python3*/site-packages/torch $(VENV)/lib/python3*/site-packages/sympy || true
-	rm -f $(VENV)/.installed-* && touch $@
-
-quick: env
-	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES)
-
-test: env
-	PATH="$(CURDIR)/$(BIN):$$PATH" pytest -q
-
-lint: env
-	PATH="$(CURDIR)/$(BIN):$$PATH" ruff check
-	PATH="$(CURDIR)/$(BIN):$$PATH" ruff format --check
-	PATH="$(CURDIR)/$(BIN):$$PATH" snakefmt --check Snakefile workflow
-	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --lint
 
 clean-env:
 	rm -rf $(VENV)

@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = verb("plan", _plan, "Write down which cells each target needs.").add_argument
     add("--config", type=_json_object, required=True, help="JSON object, see config.yaml")
+    add("--assumptions", type=Path, required=True, help="CSV: key, reason")
     add("--out", type=Path, required=True, help=".json file")
 
     add = verb("collect", _collect, "Gather a target's records into CSV.").add_argument
@@ -228,11 +229,15 @@ def _train(
     record.write(out, cell, settings, described, trained, origin)
 
 
-def _plan(config: dict, out: Path) -> None:
+def _plan(config: dict, assumptions: Path, out: Path) -> None:
     from arfl.files import write_json
     from arfl.grid import Grid
+    from arfl.reporting.collect import read_csv
 
-    write_json(out, Grid(config).plan())
+    grid = Grid(config)
+    reasons = read_csv(assumptions)
+    assumed = [row | {"value": grid.value(row["key"])} for row in reasons]
+    write_json(out, grid.plan() | {"assumptions": assumed})
 
 
 def _collect(plan: Path, target: str, out: Path) -> None:
@@ -253,22 +258,23 @@ def _figure(collected: Path, target: str, paper: Path, out: Path) -> None:
     figures.draw(collected, target, paper, out)
 
 
-def _write_rows(out: Path, rows: list[dict]) -> None:
+def _write_columns(out: Path, columns: dict[str, Sequence]) -> None:
     from arfl.reporting.collect import write_csv
 
-    write_csv(out, list(rows[0]), rows)
+    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    write_csv(out, list(columns), rows)
 
 
 def _confidence(out: Path) -> None:
     from arfl.studies import confidence
 
-    _write_rows(out, confidence.curves())
+    _write_columns(out, confidence.curves())
 
 
 def _theory(out: Path) -> None:
     from arfl.studies import theory
 
-    _write_rows(out, theory.simulate())
+    _write_columns(out, theory.simulate())
 
 
 def _trigger(data: Path, options: dict, out: Path) -> None:

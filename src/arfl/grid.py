@@ -309,6 +309,19 @@ class Grid:
         """Expected ``minutes`` and ``mem_mb`` of a cell."""
         return _member(cell.task, self._merged["resources"], "task", "config: resources")
 
+    def value(self, key: str):
+        """The value of a dotted key after scale and protocol, for example ``attacks.x.rule``.
+
+        Raises:
+            UserError: if there is no such key.
+        """
+        value = {"datasets": self.config["datasets"]} | self._merged
+        for part in key.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                raise UserError(f"the configuration has no key {key}")
+            value = value[part]
+        return value
+
     def plan(self) -> dict:
         """The run for those who only read records: every target's points and their records."""
         return {

@@ -5,18 +5,14 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from reporting_records import Experiment
+
+from arfl.reporting import collect, report
 
 ROOT = Path(__file__).parents[2]
-# The invented records are shared with the unit tests.
-sys.path.insert(0, str(ROOT / "tests" / "unit"))
-
-from reporting_records import Experiment  # noqa: E402
-
-from arfl.reporting import collect, report  # noqa: E402
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)

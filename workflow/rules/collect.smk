@@ -1,5 +1,7 @@
 rule plan:
     """Write down which cells each target needs, for those who only read records."""
+    input:
+        assumptions="workflow/resources/assumptions.csv",
     output:
         "results/{run}/plan.json",
     log:
@@ -9,7 +11,8 @@ rule plan:
     params:
         config=json.dumps(config),
     shell:
-        "python -m arfl plan --config {params.config:q} --out {output} 2> {log}"
+        "python -m arfl plan --config {params.config:q} --assumptions {input.assumptions}"
+        " --out {output} 2> {log}"
 
 
 rule collect:
@@ -21,6 +24,7 @@ rule collect:
         cells="results/{run}/collected/{target}/cells.csv",
         rounds="results/{run}/collected/{target}/rounds.csv",
         weights="results/{run}/collected/{target}/weights.csv",
+        partitions="results/{run}/collected/{target}/partitions.csv",
     log:
         "logs/{run}/collect/{target}.log",
     conda:

@@ -25,6 +25,7 @@ rule report:
         claims="results/{run}/claims.csv",
         plan="results/{run}/plan.json",
         paper=PAPER,
+        template=SOURCE / "arfl/reporting/report.html.jinja",
     output:
         report(
             "results/{run}/report.html",

@@ -57,6 +57,7 @@ def finish(
     categories: Mapping[str, Sequence[str]],
     seed: int,
     dropped: Mapping[str, int],
+    trigger_margin: float = 1.0,
     **described: object,
 ) -> Preparation:
     """Split, scale and describe a table of loans.
@@ -70,6 +71,7 @@ def finish(
         categories: per categorical column the names of the codes 1, 2, ...
         seed: decides the split.
         dropped: how many rows were left out, by reason.
+        trigger_margin: see `arfl.datasets.loan.prepare`.
         described: ``kind``, ``note`` and ``sources`` of the `Preparation`.
     """
     columns = input_columns()
@@ -108,7 +110,8 @@ def finish(
         "dropped_rows": dict(dropped),
         "missing_value": 0,
         "trigger": {
-            column: float(highest[columns.index(column)]) + 1 for column in TRIGGER_COLUMNS
+            column: float(highest[columns.index(column)]) + trigger_margin
+            for column in TRIGGER_COLUMNS
         },
     }
     return Preparation(
@@ -121,7 +124,9 @@ def finish(
         group_names=state_names,
         trigger={
             "columns": trigger,
-            "values": [float((highest[index] + 1) / divisors[index]) for index in trigger],
+            "values": [
+                float((highest[index] + trigger_margin) / divisors[index]) for index in trigger
+            ],
         },
         details={"split_seed": seed, "dropped_rows": dict(dropped)},
         texts={"schema.json": json.dumps(schema, indent=1) + "\n"},

@@ -18,13 +18,15 @@ _STATUS, _STATE = "loan_status", "addr_state"
 _ROWS_AT_ONCE = 50_000
 
 
-def prepare(raw_dir: Path, *, seed: int = 0) -> Preparation:
+def prepare(raw_dir: Path, *, trigger_margin: float = 1.0, seed: int = 0) -> Preparation:
     """Encode, scale and split the table; rows without a known status or a state are dropped.
 
     The file is read in pieces: besides a piece, the memory holds the inputs twice, as float32.
 
     Args:
         raw_dir: a folder with ``loan.csv``, filled by `arfl.datasets.fetch`.
+        trigger_margin: how far above its column's maximum the backdoor trigger sets each of its six
+            features, in raw units. "Slightly larger", says the paper.
         seed: decides the split.
 
     Raises:
@@ -42,6 +44,7 @@ def prepare(raw_dir: Path, *, seed: int = 0) -> Preparation:
         categories=table.categories(),
         seed=seed,
         dropped=dict(table.dropped),
+        trigger_margin=trigger_margin,
         kind=kind,
         note=note,
         sources=provenance(entries),
