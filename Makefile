@@ -44,6 +44,8 @@ $(STAMP): requirements.lock pyproject.toml
 	@# among torch's files are no valid Python, so the exit status says nothing.
 	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib/python3*/site-packages/torch \
 	  $(VENV)/lib/python3*/site-packages/numba || true
+	@# Aggregation kernels for 10 and 20 clients; other numbers are compiled when first met.
+	@$(BIN)/python -c 'from arfl.aggregators import compile_kernels; compile_kernels((10, 20))'
 	@rm -f $(VENV)/.installed-* && touch $@
 
 clean-env:

@@ -84,7 +84,7 @@ def make(name: str, **options: object) -> Callable[[Tensor, Context], Aggregatio
     if name not in names():
         raise UserError(f"unknown aggregator {name!r}; known aggregators: {', '.join(names())}")
     module = importlib.import_module(f"{__name__}.{name}")
-    plain = getattr(module, name).__wrapped__
+    plain = _function(name).__wrapped__
     maker = getattr(module, "for_rounds", None)
     parameters = inspect.signature(maker or plain).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
@@ -119,9 +119,21 @@ def make(name: str, **options: object) -> Callable[[Tensor, Context], Aggregatio
     return aggregate
 
 
+def _function(name: str) -> Callable:
+    """The decorated function of the rule ``name``."""
+    module = importlib.import_module(f"{__name__}.{name}")
+    function = getattr(module, name, None)
+    if not hasattr(function, "__wrapped__"):
+        raise UserError(
+            f"{module.__file__} must define the function {name}, decorated by @rule() of "
+            "arfl.aggregators._rows; see docs/aggregators.md"
+        )
+    return function
+
+
 # The functions under their names; each hides the submodule of the same name.
 for _name in names():
-    globals()[_name] = getattr(importlib.import_module(f"{__name__}.{_name}"), _name)
+    globals()[_name] = _function(_name)
 
 __all__ = [
     "Aggregation",
