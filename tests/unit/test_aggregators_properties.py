@@ -27,6 +27,11 @@ from arfl.aggregators import (
 VARIANTS = ["paper", "released"]
 
 
+@pytest.fixture(autouse=True)
+def small_matrices_too(monkeypatch):
+    monkeypatch.setattr(_backend, "SMALL", 0)
+
+
 @pytest.fixture(params=["compiled", "dense"])
 def implementation(request, monkeypatch):
     if request.param == "dense":
@@ -310,7 +315,7 @@ def test_without_numba_the_rules_run_in_plain_torch_and_say_so():
         "import torch, arfl.aggregators as a\n"
         "with warnings.catch_warnings(record=True) as caught:\n"
         "    warnings.simplefilter('always')\n"
-        "    model, weights = a.residual_reweighting(torch.arange(12.).reshape(4, 3) ** 2)\n"
+        "    model, weights = a.residual_reweighting(torch.arange(1e5).reshape(4, -1) ** 2)\n"
         "assert 'plain torch' in str(caught[0].message), caught\n"
         "assert model.isfinite().all() and abs(weights.sum() - 1) < 1e-6\n"
     )

@@ -1,4 +1,4 @@
-"""Which implementation of the numeric steps runs: compiled kernels on the CPU, else plain torch."""
+"""Which implementation of the numeric steps runs: compiled CPU kernels or plain torch."""
 
 import functools
 import importlib
@@ -28,9 +28,17 @@ def _compiled_module() -> ModuleType | None:
     return None
 
 
+SMALL = 100_000
+"""Values (K x N) below which plain torch is as good: numba and the kernels take most of a second to
+load, which is more than all rounds of a short run on a small model take without them."""
+
+
 def backend(models: Tensor) -> ModuleType:
-    """The module that computes on these models: compiled for the CPU, dense torch elsewhere."""
-    if models.device.type != "cpu":
+    """The module that computes on these models: compiled for the CPU, else dense torch.
+
+    It depends on the models' device and size alone, so that a run can be repeated exactly.
+    """
+    if models.device.type != "cpu" or models.numel() < SMALL:
         return _dense
     return _compiled_module() or _dense
 
@@ -47,7 +55,7 @@ def compile_kernels(n_clients: Iterable[int] = (10,), dtype: torch.dtype = torch
     """
     for n in n_clients:
         models = torch.zeros(n, 1, dtype=dtype)
-        steps = backend(models)
+        steps = _compiled_module() or _dense
         steps.weighted_sum(models, torch.ones(n))
         steps.trimmed_mean(models, 0)
         steps.repeated_median(models)
