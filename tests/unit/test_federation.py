@@ -143,6 +143,18 @@ def test_honest_clients_do_not_notice_the_attackers_in_the_first_round(rounds_se
     assert [k for k in range(6) if not same[k]] == record["clients"]["attackers"]
 
 
+def test_each_corrupted_client_has_noise_of_its_own_in_each_round(rounds_seen):
+    noise = {"attack": "gaussian", "attack_options": {"noise_std": 0.1}}
+    # so small a learning rate leaves the models where they are
+    attackers = run(small_data.settings(lr=1e-20, rounds=2, **noise), 2)["clients"]["attackers"]
+    factors = [
+        submitted[k] / context.global_model for context, submitted in rounds_seen for k in attackers
+    ]
+    for one, other in itertools.combinations(factors, 2):
+        correlation = torch.corrcoef(torch.stack([one, other]))[0, 1]
+        assert abs(correlation) < 5 / len(one) ** 0.5
+
+
 # Federated averaging of one client is local training
 
 
