@@ -1,6 +1,7 @@
 # Everything from nothing: needs git, make, a shell and Python 3.11 or newer.
 #   make quick    the environment, then every table, figure and the report at scale quick
 #   make test     the environment, then the tests
+#   make figures  the environment, then tables, figures and report from the committed records
 # Others: env, lint, clean-env.
 
 PYTHON ?= python3
@@ -10,13 +11,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | tr ' ' -)
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: env quick test lint clean-env
+.PHONY: env quick test lint figures clean-env
 
 quick: env
 	$(RUN) snakemake --cores $(CORES)
 
 test: env
 	$(RUN) pytest -q
+
+figures: env
+	$(RUN) python -m arfl render --run-folder records/quick --paper workflow/resources/paper \
+	  --out results/from-records/quick
 
 lint: env
 	$(RUN) ruff check

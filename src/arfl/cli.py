@@ -128,6 +128,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--paper", type=Path, required=True, help="folder of the paper's numbers")
     add("--out", type=Path, required=True, help=".html file")
 
+    add = verb("render", _render, "All of these again, from collected CSV.").add_argument
+    add("--run-folder", type=Path, required=True, help="with plan.json and collected/")
+    add("--paper", type=Path, required=True, help="folder of the paper's numbers")
+    add("--out", type=Path, required=True, help="folder")
+
     for name, run, what in (
         ("table", _table, "Set a target's table beside the paper's: CSV, Markdown and LaTeX."),
         ("figure", _figure, "Draw a target's figure: PNG and PDF."),
@@ -293,3 +298,9 @@ def _report(run_folder: Path, plan: Path, paper: Path, out: Path) -> None:
     from arfl.reporting import report
 
     report.write(run_folder, plan, paper, out)
+
+
+def _render(run_folder: Path, paper: Path, out: Path) -> None:
+    from arfl.reporting import render
+
+    render.render(run_folder, paper, out)
