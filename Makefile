@@ -32,7 +32,8 @@ lint: env
 env: $(STAMP)
 
 # uv where there is one; else it is installed into the environment that it then fills. uv, because
-# pip may pick up a CPU-only wheel of torch that cannot load torchvision.
+# pip may pick up a CPU-only wheel of torch that cannot load torchvision. Bytecode is compiled here,
+# since jobs are short and there are hundreds.
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
@@ -43,12 +44,8 @@ $(STAMP): requirements.lock pyproject.toml
 	  uv=$(VENV)/uv/bin/uv; \
 	  test -x $$uv || $(BIN)/python -m pip install --quiet --target $(VENV)/uv uv; \
 	fi && \
-	VIRTUAL_ENV=$(VENV) "$$uv" pip sync --quiet --require-hashes requirements.lock && \
+	VIRTUAL_ENV=$(VENV) "$$uv" pip sync --quiet --compile-bytecode --require-hashes requirements.lock && \
 	VIRTUAL_ENV=$(VENV) "$$uv" pip install --quiet --no-deps --editable .
-	@# Jobs are short: compile the larger imports once instead of in the first of them. Templates
-	@# among torch's files are no valid Python, so the exit status says nothing.
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib/python3*/site-packages/torch \
-	  $(VENV)/lib/python3*/site-packages/numba || true
 	@# Aggregation kernels for 10 and 20 clients; other numbers are compiled when first met.
 	@$(BIN)/python -c 'from arfl.aggregators import compile_kernels; compile_kernels((10, 20))'
 	@rm -f $(VENV)/.installed-* && touch $@

@@ -31,7 +31,7 @@ wildcard_constraints:
     dataset=one_of(rules_in("datasets")),
     task=one_of(GRID.tasks),
     attack=one_of([NO_ATTACK, *GRID.config["attacks"]]),
-    level=r"attackers-\d+(-noise-[\d.]+)?",
+    level=r"attackers-\d+(-noise-\d+(\.\d+)?)?",
     variant=one_of(sorted({cell.variant for cell in GRID.cells.values()})),
     seed=r"\d+",
     target=r"[a-z0-9]+",

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from arfl.errors import UserError
-from arfl.files import disk_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,10 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     logging.info("$ %s", shlex.join(["python", "-m", "arfl", *given]))
     try:
-        with disk_errors("the output"):
-            run(**options)
+        run(**options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename or 'input or output'}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)

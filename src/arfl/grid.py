@@ -18,8 +18,31 @@ from arfl.fingerprint import of_cell
 SCALES = ("quick", "reduced", "paper")
 PROTOCOLS = ("paper", "released")
 NO_ATTACK = "none"
+_NEEDED = {
+    "aggregators": ("rule",),
+    "attacks": ("rule", "training"),
+    "tasks": (
+        "dataset",
+        "data",
+        "model",
+        "n_clients",
+        "clients_per_round",
+        "attackers_every_round",
+        "partition",
+        "rounds",
+        "epochs",
+        "batch_size",
+        "optimizer",
+        "lr",
+        "momentum",
+        "augment",
+        "dropout",
+        "train_share",
+        "max_batches_per_epoch",
+    ),
+}
 _CELL_ID = re.compile(
-    r"(?P<task>\w+)/(?P<attack>\w+)/attackers-(?P<n_attackers>\d+)(-noise-(?P<noise_std>[\d.]+))?"
+    r"(?P<task>\w+)/(?P<attack>\w+)/attackers-(?P<n_attackers>\d+)(-noise-(?P<noise_std>\d+(\.\d+)?))?"
     r"/(?P<aggregator>\w+)/seed-(?P<seed>\d+)"
 )
 
@@ -56,7 +79,11 @@ class Cell:
     @property
     def variant(self) -> str:
         """Path component that names the aggregator and its changed options."""
-        return ".".join([self.aggregator, *(f"{key}-{value}" for key, value in self.options)])
+        changes = (
+            f"{key}-{value}" if isinstance(value, str) else f"{key}-{value:g}"
+            for key, value in self.options
+        )
+        return ".".join([self.aggregator, *changes])
 
     @property
     def id(self) -> str:
@@ -89,7 +116,12 @@ class Point:
 
 
 def merge(base: Mapping, change: Mapping) -> dict:
-    """``base`` with ``change`` laid over it; mappings are merged key by key, the rest replaced."""
+    """``base`` with ``change`` laid over it; mappings are merged key by key, the rest replaced.
+
+    A mapping that has another ``name`` is another thing (a partition scheme) and replaces it.
+    """
+    if "name" in base and change.get("name", base["name"]) != base["name"]:
+        return copy.deepcopy(dict(change))
     merged = dict(base)
     for key, value in change.items():
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
@@ -105,7 +137,7 @@ def _member(name: str, known: Mapping, what: str, where: str):
 
 
 def rules(package: str) -> tuple[str, ...]:
-    """Rules of ``aggregators`` or ``attacks``: one file each, without importing any."""
+    """Rules of ``aggregators``, ``attacks`` or ``datasets``: one file each, none imported."""
     folder = Path(__file__).parent / package
     return tuple(sorted(file.stem for file in folder.glob("[!_]*.py")))
 
@@ -121,17 +153,26 @@ class Grid:
     config: Mapping = field(repr=False)
 
     def __post_init__(self):
+        for package, needed in _NEEDED.items():
+            for name, entry in self._merged[package].items():
+                for key in needed:
+                    if key not in entry:
+                        raise UserError(f"config: {package}.{name} lacks {key}")
         for package in ("aggregators", "attacks"):
-            for name, entry in self.config[package].items():
+            for name, entry in self._merged[package].items():
                 if entry["rule"] not in rules(package):
                     raise UserError(
                         f"config: {package}.{name}.rule is {entry['rule']!r}, but "
                         f"src/arfl/{package} has {', '.join(rules(package))}; correct the name "
                         "or add the file"
                     )
-        for cells in self.points.values():
-            for point in cells:
-                self.settings(point.cell)
+        for name, task in self.tasks.items():
+            if task["data"] not in rules("datasets"):
+                raise UserError(
+                    f"config: tasks.{name}.data is {task['data']!r}, but src/arfl/datasets has "
+                    f"{', '.join(rules('datasets'))}"
+                )
+        self.points  # noqa: B018  unknown names in a target are mistakes to be told at once
 
     @property
     def scale(self) -> str:
@@ -257,14 +298,12 @@ class Grid:
         )
         if cell.id != name:
             raise UserError(f"{name} does nothing that {cell.id} does not; ask for that cell")
+        if cell.attack == NO_ATTACK and cell.n_attackers:
+            raise UserError(f"{name}: without an attack there are 0 attackers")
         return cell
 
     def settings(self, cell: Cell) -> dict:
-        """Everything that a cell is trained with, as its record keeps it.
-
-        Raises:
-            UserError: if the cell's attack lacks its settings for this task.
-        """
+        """Everything that a cell is trained with, as its record keeps it."""
         task = {
             key: value
             for key, value in self.tasks[cell.task].items()

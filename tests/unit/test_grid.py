@@ -27,7 +27,11 @@ def shipped(scale="paper", protocol="paper", **change):
 
 def small(targets, **change):
     """A configuration of two tasks, two aggregators, two attacks and two seeds."""
-    task = {"dataset": "mnist", "rounds": 9, "epochs": 5, "n_clients": 10}
+    shipped_task = SHIPPED["tasks"]["mnist_dirichlet"]
+    plain = {
+        key: shipped_task[key] for key in shipped_task if key not in ("attacks", "aggregators")
+    }
+    task = plain | {"rounds": 9, "epochs": 5, "n_clients": 10}
     config = {
         "scale": "paper",
         "protocol": "paper",
@@ -418,3 +422,38 @@ def test_a_gpu_is_asked_for_where_the_device_says_so(device, expected):
 def test_auto_asks_for_a_gpu_where_there_is_one(monkeypatch, there):
     monkeypatch.setattr(grid.os.path, "exists", lambda path: path in there)
     assert grid.wants_gpu("auto") == bool(there)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"aggregators": {"new": {"label": "New"}}}, "aggregators.new lacks rule"),
+        ({"attacks": {"new": {"rule": "gaussian"}}}, "attacks.new lacks training"),
+        ({"tasks": {"new": {"dataset": "mnist"}}}, "tasks.new lacks data"),
+        ({"tasks": {"easy": {"data": "mnits"}}}, "tasks.easy.data is 'mnits'"),
+        ({"scales": {"paper": {"aggregators": {"mean": {"rule": "maen"}}}}}, "rule is 'maen'"),
+    ],
+)
+def test_an_incomplete_entry_is_one_message(change, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        small({}, **change)
+
+
+def test_another_partition_scheme_replaces_the_options_of_the_old_one():
+    grid_ = small({}, scales={"paper": {"tasks": {"easy": {"partition": {"name": "iid"}}}}})
+    assert grid_.tasks["easy"]["partition"] == {"name": "iid"}
+    assert grid_.tasks["hard"]["partition"] == {"name": "dirichlet", "concentration": 0.9}
+
+
+def test_equal_numbers_give_one_cell():
+    def panel(values):
+        return {
+            "task": "easy",
+            "attack": "flip",
+            "n_attackers": [1],
+            "aggregator": "ours",
+            "option": "lam",
+            "values": values,
+        }
+
+    assert list(small({"t": [panel([1])]}).cells) == list(small({"t": [panel([1.0])]}).cells)

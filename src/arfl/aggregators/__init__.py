@@ -66,7 +66,7 @@ def names() -> tuple[str, ...]:
     )
 
 
-def make(name: str, **options: object) -> Callable[[Tensor, Context], Aggregation]:
+def make(name: str, /, **options: object) -> Callable[[Tensor, Context], Aggregation]:
     """The rule ``name`` with its options fixed, for the rounds of one run.
 
     Args:

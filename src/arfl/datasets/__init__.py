@@ -63,7 +63,7 @@ def fetch(
 
 
 def prepare(
-    name: str, raw_dir: str | os.PathLike, out_dir: str | os.PathLike, **options: object
+    name: str, raw_dir: str | os.PathLike, out_dir: str | os.PathLike, /, **options: object
 ) -> PreparedDataset:
     """Turn fetched files into the prepared form and load it.
 
