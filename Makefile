@@ -46,8 +46,8 @@ $(STAMP): requirements.lock pyproject.toml
 	fi && \
 	VIRTUAL_ENV=$(VENV) "$$uv" pip sync --quiet --compile-bytecode --require-hashes requirements.lock && \
 	VIRTUAL_ENV=$(VENV) "$$uv" pip install --quiet --no-deps --editable .
-	@# Aggregation kernels for 10 and 20 clients; other numbers are compiled when first met.
-	@$(BIN)/python -c 'from arfl.aggregators import compile_kernels; compile_kernels((10, 20))'
+	@# Aggregation kernels for 10 and 100 clients; other numbers are compiled when first met.
+	@$(BIN)/python -c 'from arfl.aggregators import compile_kernels; compile_kernels((10, 100))'
 	@rm -f $(VENV)/.installed-* && touch $@
 
 clean-env:
