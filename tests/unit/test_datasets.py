@@ -277,12 +277,29 @@ def test_amazon_uses_the_papers_sizes_where_it_can(tmp_path, monkeypatch):
     assert len(set(texts)) == 20
 
 
+def test_amazon_without_balance_keeps_the_files_proportions(tmp_path, monkeypatch):
+    content = {"reviews.jsonl": lines(*many_reviews())}
+    dataset = prepared(tmp_path, "amazon", content, balance=False)
+    assert np.bincount(dataset.train_y).tolist() == [16, 32]
+    assert np.bincount(dataset.test_y).tolist() == [4, 8]
+    assert "not balanced, split 80/20" in dataset.meta["note"]
+    monkeypatch.setattr(amazon, "_PAPER_TRAIN", 20)
+    monkeypatch.setattr(amazon, "_PAPER_TEST", 10)
+    shares = []
+    for seed in range(30):
+        dataset = prepared(tmp_path, "amazon", content, balance=False, seed=seed)
+        assert len(dataset.train_y) + len(dataset.test_y) == 30
+        shares.append(np.concatenate([dataset.train_y, dataset.test_y]).mean())
+    # 30 of 60 reviews, two thirds of which are positive; standard error of a mean of 30: 0.011.
+    assert abs(np.mean(shares) - 2 / 3) < 0.05
+
+
 def test_amazon_sample_is_uniform(tmp_path):
     path = tmp_path / "reviews.jsonl"
     path.write_bytes(lines(*(review(f"w{i}", 5) for i in range(12)), review("bad", 1)))
     drawn = Counter()
     for seed in range(600):
-        kept, _ = amazon._sample(path, 3, np.random.default_rng(seed))
+        kept, _ = amazon._sample(path, 3, True, np.random.default_rng(seed))
         drawn.update(kept[1])
     from scipy.stats import chisquare
 

@@ -35,7 +35,12 @@ def tokenise(text: str) -> list[str]:
 
 
 def prepare(
-    raw_dir: Path, *, max_tokens: int = 256, vocabulary_size: int = 25_000, seed: int = 0
+    raw_dir: Path,
+    *,
+    balance: bool = True,
+    max_tokens: int = 256,
+    vocabulary_size: int = 25_000,
+    seed: int = 0,
 ) -> Preparation:
     """Choose, split and tokenise the reviews, with HTML entities resolved.
 
@@ -44,6 +49,8 @@ def prepare(
     Args:
         raw_dir: a folder with ``reviews.jsonl``, filled by `arfl.datasets.fetch`: one JSON object
             with ``reviewText`` and ``overall`` on each line.
+        balance: as many negative as positive reviews, by leaving out positive ones at random; else
+            the proportions of the file. The paper's constant classifier is right half of the time.
         max_tokens: how many words of a review are kept, from its beginning. The paper is silent.
         vocabulary_size: the most frequent words of the training part that get an id of their own,
             and one for all others; the paper's is 25,000.
@@ -61,9 +68,11 @@ def prepare(
     entries = fetched("amazon", raw_dir)
     generator = preparation_stream(seed)
     per_class = (_PAPER_TRAIN + _PAPER_TEST) // 2
-    texts, counts = _sample(raw_dir / _FILE, per_class, generator)
-    size = min(len(texts[_NEGATIVE]), len(texts[_POSITIVE]))
-    if size < 2:
+    texts, counts = _sample(raw_dir / _FILE, per_class, balance, generator)
+    sizes = [len(of_class) for of_class in texts]
+    if balance:
+        sizes = [min(sizes)] * 2
+    if min(sizes) < 2:
         raise UserError(
             f"{raw_dir / _FILE} has {counts['negative']} negative and {counts['positive']} "
             "positive reviews; get a file with more of both"
@@ -73,15 +82,18 @@ def prepare(
         text
         for label in (_NEGATIVE, _POSITIVE)
         for text in (
-            texts[label][index] for index in generator.permutation(len(texts[label]))[:size]
+            texts[label][index]
+            for index in generator.permutation(len(texts[label]))[: sizes[label]]
         )
     ]
-    labels = np.repeat(np.array([_NEGATIVE, _POSITIVE], dtype=np.uint8), size)
-    train, test = _split(labels, size == per_class, generator)
+    labels = np.repeat(np.array([_NEGATIVE, _POSITIVE], dtype=np.uint8), sizes)
+    paper_sizes = sum(sizes) == 2 * per_class
+    train, test = _split(labels, paper_sizes, generator)
     ids, vocabulary, truncated = _encode(chosen, train, max_tokens, vocabulary_size)
     train, test = generator.permutation(train), generator.permutation(test)
     kind, note = what_it_is(entries[_FILE], counts["reviews"], "reviews")
-    parts = "the paper's sizes" if size == per_class else "balanced, split 80/20"
+    parts = "the paper's sizes" if paper_sizes else "split 80/20"
+    parts = f"{'balanced' if balance else 'not balanced'}, {parts}"
     return Preparation(
         train_x=ids[train],
         train_y=labels[train],
@@ -97,21 +109,25 @@ def prepare(
             "max_tokens": max_tokens,
             "truncated_share": round(truncated, 4),
             "reviews": dict(counts),
-            "paper_sizes": size == per_class,
+            "balanced": balance,
+            "paper_sizes": paper_sizes,
         },
         texts={"vocabulary.txt": "\n".join(vocabulary) + "\n"},
     )
 
 
 def _sample(
-    path: Path, per_class: int, generator: np.random.Generator
+    path: Path, per_class: int, balance: bool, generator: np.random.Generator
 ) -> tuple[list[list[str]], Counter[str]]:
     """At most ``per_class`` texts of each class, each equally likely to be among them.
 
-    Reservoir sampling (Vitter 1985, algorithm R): the i-th text of a class replaces a random one of
-    the kept ones with probability per_class / i.
+    Without ``balance``, at most twice as many of both together, in the file's proportions.
+    Reservoir sampling (Vitter 1985, algorithm R): the i-th text of a stratum replaces a random one
+    of the kept ones with probability capacity / i.
     """
-    kept: list[list[str]] = [[], []]
+    strata: list[list[tuple[int, str]]] = [[], []]
+    seen = [0, 0]
+    capacity = per_class if balance else 2 * per_class
     counts = Counter(
         {"reviews": 0, "negative": 0, "positive": 0, "three_stars": 0, "without_words": 0}
     )
@@ -129,16 +145,22 @@ def _sample(
             label = _LABELS[rating]
             name = "positive" if label == _POSITIVE else "negative"
             counts[name] += 1
-            if len(kept[label]) < per_class:
-                kept[label].append(text)
-            elif (slot := int(generator.integers(counts[name]))) < per_class:
-                kept[label][slot] = text
+            stratum = label if balance else 0
+            kept = strata[stratum]
+            seen[stratum] += 1
+            if len(kept) < capacity:
+                kept.append((label, text))
+            elif (slot := int(generator.integers(seen[stratum]))) < capacity:
+                kept[slot] = (label, text)
     if counts["reviews"] and counts["without_rating_or_text"] == counts["reviews"]:
         raise UserError(
             f'{path}: no line has a "reviewText" and an "overall" of 1 to 5; docs/data.md says '
             "which file is needed"
         )
-    return kept, counts
+    texts: list[list[str]] = [[], []]
+    for label, text in (pair for kept in strata for pair in kept):
+        texts[label].append(text)
+    return texts, counts
 
 
 def _rating(value: object) -> int | None:
@@ -179,8 +201,9 @@ def _split(
     if not paper_sizes:
         return stratified_split(labels, generator)
     parts = [generator.permutation(np.flatnonzero(labels == label)) for label in (0, 1)]
-    train = np.concatenate([part[: _PAPER_TRAIN // 2] for part in parts])
-    test = np.concatenate([part[_PAPER_TRAIN // 2 :] for part in parts])
+    share = _PAPER_TRAIN / (_PAPER_TRAIN + _PAPER_TEST)
+    train = np.concatenate([part[: round(share * len(part))] for part in parts])
+    test = np.concatenate([part[round(share * len(part)) :] for part in parts])
     return train, test
 
 
