@@ -19,6 +19,7 @@ include: "workflow/rules/inputs.smk"
 # What follows runs where Snakemake runs, also on a cluster: light, or in need of the internet.
 localrules:
     all,
+    baselines,
     download,
     plan,
     collect,

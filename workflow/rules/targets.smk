@@ -12,7 +12,6 @@ for target in FIGURES:
 
 
 rule baselines:
+    """One FedAvg cell without attackers for each task: does plain training learn?"""
     input:
         baseline_records,
-    """One FedAvg cell without attackers for each task: does plain training learn?"""
-    localrule: True
