@@ -242,7 +242,8 @@ def _plan(config: dict, assumptions: Path, out: Path) -> None:
 
     grid = Grid(config)
     reasons = read_csv(assumptions)
-    assumed = [row | {"value": grid.value(row["key"])} for row in reasons]
+    # A user's configuration need not have every task and aggregator of ours.
+    assumed = [row | {"value": grid.value(row["key"])} for row in reasons if grid.has(row["key"])]
     write_json(out, grid.plan() | {"assumptions": assumed})
 
 

@@ -348,6 +348,14 @@ class Grid:
         """Expected ``minutes`` and ``mem_mb`` of a cell."""
         return _member(cell.task, self._merged["resources"], "task", "config: resources")
 
+    def has(self, key: str) -> bool:
+        """Whether the configuration has the dotted ``key`` after scale and protocol."""
+        try:
+            self.value(key)
+        except UserError:
+            return False
+        return True
+
     def value(self, key: str):
         """The value of a dotted key after scale and protocol, for example ``attacks.x.rule``.
 

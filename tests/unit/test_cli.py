@@ -176,6 +176,8 @@ def test_a_stopped_training_says_how_to_go_on(folder, tmp_path, capsys, monkeypa
             temporary.touch()
             signal.raise_signal(number)
 
+    # Python leaves SIGINT alone where it was started with it ignored, as in a background job.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(federation, "run", stopped)
     assert cli.main(train_arguments(folder, tmp_path / "cell.json")) == 130
     assert "run the same command again" in capsys.readouterr().err

@@ -22,12 +22,14 @@ needs_mirror = pytest.mark.skipif(
 )
 
 
-def run(scale, cell, dataset, n_clients="configured", **task):
-    """Train a cell of the shipped configuration, with these changes of its task."""
+def run(scale, cell, dataset, n_clients="configured", attack=None, **task):
+    """Train a cell of the shipped configuration, with these changes of its task and attack."""
     grid = Grid(CONFIG | {"scale": scale})
     cell = grid.cell(cell)
     settings = grid.settings(cell)
     settings["task"] |= task
+    for part, change in (attack or {}).items():
+        settings["attack"][part] = settings["attack"][part] | change
     if n_clients == "configured":
         n_clients = settings["task"]["n_clients"]
     parts = partition.make(dataset, settings["task"]["partition"], n_clients, cell.seed)
@@ -83,12 +85,17 @@ def test_flipped_labels_of_most_clients_turn_the_model_around(embedded):
     assert rounds[-1]["accuracy"] < 0.4
 
 
+# A determined attacker: the whole of each batch, and ten times the learning rate.
+DETERMINED = {"options": {"poisoned_per_batch": 20}, "training": {"lr_factor": 10}}
+SLOWER = {"rounds": 8, "epochs": 2, "batch_size": 16, "lr": 0.02}
+
+
 def test_a_backdoor_works_on_averaging_and_not_on_the_median(embedded):
     digits = embedded("digits")
     success = {}
     for rule in ("fedavg", "median"):
         cell = f"mnist_dirichlet/backdoor_naive/attackers-1/{rule}/seed-1"
-        rounds = run("quick", cell, digits)
+        rounds = run("quick", cell, digits, attack=DETERMINED, **SLOWER)
         # one round of averaging may be far from the next
         success[rule] = np.mean([e["attack_success_rate_excl_target"] for e in rounds])
     assert success["fedavg"] > success["median"] + 0.2
@@ -96,7 +103,7 @@ def test_a_backdoor_works_on_averaging_and_not_on_the_median(embedded):
 
 def test_model_replacement_takes_over_in_its_round(embedded):
     cell = "mnist_dirichlet/backdoor_replacement/attackers-1/fedavg/seed-1"
-    rounds = run("quick", cell, embedded("digits"), rounds=6)
+    rounds = run("quick", cell, embedded("digits"), attack=DETERMINED, **SLOWER)[:6]
     success = [entry["attack_success_rate_excl_target"] for entry in rounds]
     assert success[4] < 0.3
     assert success[5] > 0.9
