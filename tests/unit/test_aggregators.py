@@ -91,6 +91,16 @@ def test_rules_leave_out_rows_that_are_not_finite_and_name_them(name):
         assert torch.equal(result.weights[good], expected.weights)
 
 
+def test_finite_rows_whose_sum_overflows_are_kept():
+    models = torch.full((3, 50), 3e38)
+    models[1] = -3e38
+    model, weights = fedavg(models)
+    np.testing.assert_allclose(model, 1e38, rtol=1e-6)
+    np.testing.assert_allclose(weights, 1 / 3, rtol=1e-6)
+    models[2, 4] = float("inf")
+    assert aggregators.make("fedavg")(models, context(models)).excluded == (2,)
+
+
 @pytest.mark.parametrize("name", aggregators.names())
 def test_no_finite_row_leaves_the_global_model(name):
     models = torch.full((3, 4), float("nan"))

@@ -1,5 +1,6 @@
 """Edges, invariances and bounds of the rules, in both implementations of the numeric steps."""
 
+import importlib
 import subprocess
 import sys
 from fractions import Fraction
@@ -17,6 +18,7 @@ from arfl.aggregators import (
     _compiled,
     _dense,
     _line,
+    _networks,
     fedavg,
     median,
     repeated_median,
@@ -32,10 +34,21 @@ def small_matrices_too(monkeypatch):
     monkeypatch.setattr(_backend, "SMALL", 0)
 
 
-@pytest.fixture(params=["compiled", "dense"])
+def interpreted_gpu_module(monkeypatch):
+    """The GPU's kernels, run on CPU tensors by Triton's interpreter."""
+    # Triton looks at it when it is imported, and again when a kernel is made.
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    pytest.importorskip("triton", reason="PyTorch brings Triton on Linux only")
+    return importlib.import_module("arfl.aggregators._gpu")
+
+
+@pytest.fixture(params=["compiled", "gpu", "dense"])
 def implementation(request, monkeypatch):
     if request.param == "dense":
         monkeypatch.setattr(_backend, "_compiled_module", lambda: None)
+    if request.param == "gpu":
+        gpu = interpreted_gpu_module(monkeypatch)
+        monkeypatch.setattr(_backend, "_compiled_module", lambda: gpu)
     return request.param
 
 
@@ -113,7 +126,7 @@ def test_a_hundred_clients_against_the_exact_reference(implementation, variant):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-@pytest.mark.parametrize("n_clients", [2, 3, 10])
+@pytest.mark.parametrize("n_clients", [2, 3, 10, 100])
 def test_repeated_median_of_hard_values_against_the_exact_reference(
     implementation, n_clients, case
 ):
@@ -129,7 +142,9 @@ def test_repeated_median_of_hard_values_against_the_exact_reference(
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("n_clients", [2, 7, 10, 17])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_compiled_and_dense_steps_agree(n_clients, variant, dtype):
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_kernels_and_dense_steps_agree(monkeypatch, device, n_clients, variant, dtype):
+    kernels = _compiled if device == "cpu" else interpreted_gpu_module(monkeypatch)
     models = normal(n_clients, 333, dtype=dtype)
     models[:, 100:150] = models[:, 100:150].round()
     rtol = 1e-6 if dtype == torch.float32 else 1e-10
@@ -139,11 +154,11 @@ def test_compiled_and_dense_steps_agree(n_clients, variant, dtype):
         ("repeated_median", ()),
     ]:
         fast, slow = (
-            getattr(_compiled, step)(models, *options),
+            getattr(kernels, step)(models, *options),
             getattr(_dense, step)(models, *options),
         )
         torch.testing.assert_close(fast, slow, rtol=rtol, atol=rtol)
-    fast, sums = _compiled.reweight(models, variant, 2.0, 0.1)
+    fast, sums = kernels.reweight(models, variant, 2.0, 0.1)
     slow, expected = _dense.reweight(models, variant, 2.0, 0.1)
     torch.testing.assert_close(fast, slow, rtol=rtol, atol=rtol)
     torch.testing.assert_close(sums, expected, rtol=1e-10, atol=1e-12)
@@ -279,7 +294,7 @@ def test_networks_bring_the_wanted_ranks_in_place():
         for wanted in [tuple(range(n)), ((n - 1) // 2,), (0, n - 1)]:
             rows = rng.integers(0, n, (n, 200))
             ordered = np.sort(rows, axis=0)
-            for first, second, outcome in _compiled.network(n, tuple(sorted(set(wanted)))):
+            for first, second, outcome in _networks.network(n, tuple(sorted(set(wanted)))):
                 low, high = (
                     np.minimum(rows[first], rows[second]),
                     np.maximum(rows[first], rows[second]),
@@ -302,7 +317,7 @@ def test_inputs_are_left_alone_and_need_not_be_contiguous():
 def test_importing_the_rules_is_light():
     code = (
         "import sys, arfl.aggregators\n"
-        "heavy = {'numba', 'pandas', 'torchvision', 'scipy'} & set(sys.modules)\n"
+        "heavy = {'numba', 'triton', 'pandas', 'torchvision', 'scipy'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

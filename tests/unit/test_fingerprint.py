@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from arfl import fingerprint
+from arfl import aggregators, fingerprint
 from arfl.grid import rules
 
 
@@ -139,7 +139,7 @@ def test_a_new_rule_changes_no_other_cell(package, before):
 
 @pytest.mark.parametrize(
     "file",
-    [f"{name}.py" for name in ("_backend", "_compiled", "_dense", "_kernels", "_line", "_rows")],
+    sorted(path.name for path in Path(aggregators.__file__).parent.glob("_[a-z]*.py")),
 )
 def test_all_parts_of_a_rule_count_also_those_imported_at_their_first_use(package, before, file):
     package.append(f"aggregators/{file}", "\n_ANOTHER = 1\n")

@@ -1,4 +1,4 @@
-"""Which implementation of the numeric steps runs: compiled CPU kernels or plain torch."""
+"""Which implementation of the numeric steps runs: kernels of the device, or plain torch."""
 
 import functools
 import importlib
@@ -12,35 +12,56 @@ from torch import Tensor
 from arfl.aggregators import _dense
 
 
+def _warn(reason: str) -> None:
+    warnings.warn(
+        f"aggregation runs in plain torch, correct but many times slower: {reason}", stacklevel=3
+    )
+
+
 @functools.cache
 def _compiled_module() -> ModuleType | None:
     """`arfl.aggregators._compiled`, imported at the first use; None, and a warning, if it fails."""
     try:
         return importlib.import_module("arfl.aggregators._compiled")
     except ImportError as error:
-        reason = f"numba cannot be imported ({error})"
+        _warn(f"numba cannot be imported ({error})")
     except RuntimeError as error:
         # Numba finds no folder to keep compiled kernels in.
-        reason = f"{error}; set NUMBA_CACHE_DIR to a folder that you may write to"
-    warnings.warn(
-        f"aggregation runs in plain torch, correct but many times slower: {reason}", stacklevel=2
-    )
+        _warn(f"{error}; set NUMBA_CACHE_DIR to a folder that you may write to")
+    return None
+
+
+@functools.cache
+def _gpu_module() -> ModuleType | None:
+    """`arfl.aggregators._gpu`, imported at the first use; None, and a warning, if it fails."""
+    try:
+        module = importlib.import_module("arfl.aggregators._gpu")
+        module.probe()
+        return module
+    except ImportError as error:
+        _warn(f"Triton cannot be imported ({error})")
+    except RuntimeError as error:
+        _warn(
+            f"Triton cannot compile for this GPU ({error}); it needs a C compiler, Python's "
+            "headers and a folder to write to, TRITON_CACHE_DIR"
+        )
     return None
 
 
 SMALL = 100_000
-"""Values (K x N) below which plain torch is as good: numba and the kernels take most of a second to
-load, which is more than all rounds of a short run on a small model take without them."""
+"""Values (K x N) below which plain torch is as good: numba or Triton and the kernels take most of a
+second to load, which is more than all rounds of a short run on a small model take without them."""
 
 
 def backend(models: Tensor) -> ModuleType:
-    """The module that computes on these models: compiled for the CPU, else dense torch.
+    """The module that computes on these models: kernels for their device, else dense torch.
 
     It depends on the models' device and size alone, so that a run can be repeated exactly.
     """
-    if models.device.type != "cpu" or models.numel() < SMALL:
+    kernels = {"cpu": _compiled_module, "cuda": _gpu_module}.get(models.device.type)
+    if kernels is None or models.numel() < SMALL:
         return _dense
-    return _compiled_module() or _dense
+    return kernels() or _dense
 
 
 def compile_kernels(n_clients: Iterable[int] = (10,), dtype: torch.dtype = torch.float32) -> None:

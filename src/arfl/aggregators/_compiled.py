@@ -24,49 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arfl.aggregators import _kernels
-from arfl.aggregators._line import scheme
+from arfl.aggregators import _kernels, _networks
+from arfl.aggregators._line import ZERO_RESIDUAL, scheme
+from arfl.aggregators._networks import middle_ranks, network
 
-
-def _merge_exchange(n: int) -> list[tuple[int, int]]:
-    """The exchanges of Batcher's sorting network for n rows (Knuth, TAOCP 5.2.2, algorithm M)."""
-    exchanges = []
-    top = 1 << max(0, (n - 1).bit_length() - 1)
-    p = top
-    while p:
-        q, r, d = top, 0, p
-        while True:
-            exchanges += [(i, i + d) for i in range(n - d) if i & p == r]
-            if q == p:
-                break
-            d, q, r = q - p, q >> 1, p
-        p >>= 1
-    return exchanges
-
-
-@functools.lru_cache(maxsize=64)
-def network(n: int, wanted: tuple[int, ...]) -> np.ndarray:
-    """Table (see `arfl.aggregators._kernels`) that brings the ``wanted`` ranks of n rows in place.
-
-    It is Batcher's network without the exchanges, and without the halves of exchanges, that no
-    wanted rank depends on.
-    """
-    needed = set(wanted)
-    table = []
-    for first, second in reversed(_merge_exchange(n)):
-        keeps = (first in needed, second in needed)
-        if any(keeps):
-            table.append((first, second, {(True, True): 0, (True, False): 1}.get(keeps, 2)))
-            needed |= {first, second}
-    return np.array(table[::-1], dtype=np.int64).reshape(-1, 3)
-
-
-def _middle_ranks(n: int, skip: int = 0) -> tuple[int, ...]:
-    """The one or two middle ranks of the n - skip largest of n."""
-    return tuple(sorted({skip + (n - skip - 1) // 2, skip + (n - skip) // 2}))
-
-
-_SUM_WIDTH = 4096
+_SUM_WIDTH = 2**14
 """Columns of a chunk of a weighted sum, which streams through memory in long rows."""
 
 
@@ -105,12 +67,11 @@ once: more clients take much longer, fewer gain little."""
 @functools.lru_cache(maxsize=32)
 def _line_step(n_clients: int) -> Callable:
     """A function ``(values, start, stop, lines)``, see `arfl.aggregators._kernels.line_chunk`."""
-    full = network(n_clients, tuple(range(n_clients)))
-    inner = network(n_clients - 1, _middle_ranks(n_clients - 1))
-    outer = network(n_clients, _middle_ranks(n_clients))
     if n_clients in _UNROLLED:
-        tables = (tuple(map(tuple, table.tolist())) for table in (full, inner, outer))
-        return _kernels.unrolled_line_chunk(n_clients, *tables)
+        return _kernels.unrolled_line_chunk(n_clients)
+    full = network(n_clients, tuple(range(n_clients)))
+    inner = network(n_clients - 1, middle_ranks(n_clients - 1))
+    outer = network(n_clients, middle_ranks(n_clients))
     return lambda values, start, stop, lines: _kernels.line_chunk(
         values, start, stop, full, inner, outer, lines
     )
@@ -133,7 +94,7 @@ def _alone(path: Path) -> Iterator[None]:
 def _compile_alone(step: Callable, key: str) -> None:
     """Run ``step``, which compiles, unless a process has done so: then numba finds it on disk."""
     folder = Path(_kernels.weighted_sum.stats.cache_path)
-    source = Path(_kernels.__file__).read_bytes()
+    source = b"".join(Path(module.__file__).read_bytes() for module in (_kernels, _networks))
     machine = f"{numba.__version__} {llvmlite.binding.get_host_cpu_name()} {key}"
     stamp = folder / f"{hashlib.sha256(source + machine.encode()).hexdigest()[:16]}.compiled"
     if stamp.exists():
@@ -225,7 +186,7 @@ def reweight(models: Tensor, variant: str, lam: float, delta: float) -> tuple[Te
     settings = (
         np.array(constants.ranks),
         np.array(constants.leverage_root),
-        network(n_clients, _middle_ranks(n_clients, skip)),
+        network(n_clients, middle_ranks(n_clients, skip)),
         constants.separate_intercept,
         skip,
         constants.scale_factor,
@@ -234,6 +195,7 @@ def reweight(models: Tensor, variant: str, lam: float, delta: float) -> tuple[Te
         constants.zero_extremes,
         constants.degrees_lost,
         float(delta),
+        ZERO_RESIDUAL,
     )
     sums = np.empty((-(-n_parameters // _chunk_width(n_clients)), n_clients))
 

@@ -3,21 +3,23 @@
 The lanes of the vector unit are parameters: a block of `LANES` columns of the (K, N) matrix is
 copied to float64 scratch of K rows, and each step is a short loop over the lanes, which LLVM turns
 into vector instructions. Sorting and selecting go by sorting networks: fixed sequences of
-exchanges, each a minimum and a maximum, with no branch that could depend on the data.
+exchanges, each a minimum and a maximum, with no branch that could depend on the data; their tables
+come from `arfl.aggregators._networks`.
 
-A network is an (n, 3) table of (row, row, outcome): outcome 0 keeps both the minimum (in the first
-row) and the maximum (in the second), 1 needs the minimum only, 2 the maximum only.
+What kernels take from other files are arguments: numba keeps a kernel on disk for as long as this
+file is unchanged, and would not see another file's constant change.
 
 All kernels release the interpreter's lock and use one thread; `arfl.aggregators._compiled` runs
 them side by side. No kernel uses numba's own threading, which would change torch's.
 """
 
 import functools
+import hashlib
 
 import numba
 import numpy as np
 
-from arfl.aggregators._line import ZERO_RESIDUAL
+from arfl.aggregators._networks import exchange_lines, middle_function, network
 
 LANES = 64
 
@@ -55,8 +57,9 @@ def _middle(rows, network, low, high, median):
 def _load(models, start, width, rows):
     """Copy ``width`` columns to float64 lanes; lanes beyond them get zeros."""
     for client in range(models.shape[0]):
+        values = models[client, start : start + width]
         for lane in range(width):
-            rows[client, lane] = models[client, start + lane]
+            rows[client, lane] = values[lane]
         for lane in range(width, LANES):
             rows[client, lane] = 0.0
 
@@ -64,13 +67,16 @@ def _load(models, start, width, rows):
 @_kernel
 def weighted_sum(models, start, stop, weights, total):
     """total[n] = sum over k of weights[k] * models[k, n] for start <= n < stop."""
-    lanes = np.zeros(stop - start)
-    for client in range(models.shape[0]):
-        weight = weights[client]
-        for lane in range(stop - start):
-            lanes[lane] += weight * models[client, start + lane]
-    for lane in range(stop - start):
-        total[start + lane] = lanes[lane]
+    lanes = np.empty(LANES)
+    for at in range(start, stop, LANES):
+        out = total[at : min(at + LANES, stop)]
+        lanes[:] = 0.0
+        for client in range(models.shape[0]):
+            weight, values = weights[client], models[client, at : at + len(out)]
+            for lane in range(len(out)):
+                lanes[lane] += weight * values[lane]
+        for lane in range(len(out)):
+            out[lane] = lanes[lane]
 
 
 @_kernel
@@ -147,38 +153,16 @@ def _at_most(a, b):
     return 1.0 if a <= b else 0.0
 
 
-def _exchange_lines(network, names):
-    """Source lines that apply a network to local variables."""
-    for first, second, outcome in network.tolist():
-        a, b = names[first], names[second]
-        if outcome == 0:
-            yield f"{a}, {b} = min({a}, {b}), max({a}, {b})"
-        elif outcome == 1:
-            yield f"{a} = min({a}, {b})"
-        else:
-            yield f"{b} = max({a}, {b})"
-
-
-def _middle_function(name, network, n):
-    """Source of a function of n numbers that returns the mean of their middle one or two."""
-    names = [f"v{i}" for i in range(n)]
-    low, high = names[(n - 1) // 2], names[n // 2]
-    result = low if low == high else f"{low} + ({high} - {low}) * 0.5"
-    body = "".join(f"    {line}\n" for line in _exchange_lines(network, names))
-    return f"def {name}({', '.join(names)}):\n{body}    return {result}\n"
-
-
 @functools.lru_cache(maxsize=32)
-def unrolled_line_chunk(n_clients, full, inner, outer):
+def unrolled_line_chunk(n_clients):
     """`line_chunk` with the networks of one small K written out, so that all stays in registers.
 
     About three times as fast as the table-driven kernel, which loads and stores two rows for each
-    exchange. The source is generated from the same networks, given as the tables' nested tuples.
+    exchange. The source is generated from the same networks.
 
     Returns:
         A kernel ``(models, start, stop, lines)``.
     """
-    full, inner, outer = (np.array(table).reshape(-1, 3) for table in (full, inner, outer))
     clients = range(n_clients)
 
     def at(row):
@@ -191,7 +175,7 @@ def unrolled_line_chunk(n_clients, full, inner, outer):
     fetch_medians = [f"m{k} = {at(3 * n_clients + 2 + k)}" for k in clients]
     loops = [
         fetch_raw
-        + list(_exchange_lines(full, raw))
+        + list(exchange_lines(network(n_clients, tuple(clients)), raw))
         + [f"{at(n_clients + k)} = {r}" for k, r in enumerate(raw)]
     ]
     for j in clients:
@@ -207,11 +191,10 @@ def unrolled_line_chunk(n_clients, full, inner, outer):
     crossings = ", ".join(f"y{i} - {i + 1.0} * m{i}" for i in clients)
     intercept = f"{at(3 * n_clients + 1)} = _outer({crossings})"
     loops.append([*fetch_ordered, *fetch_medians, intercept])
-    name = f"line_chunk_{n_clients}"
     source = (
-        _middle_function("_inner", inner, n_clients - 1)
-        + _middle_function("_outer", outer, n_clients)
-        + f"def {name}(models, start, stop, lines):\n"
+        middle_function("_inner", n_clients - 1)
+        + middle_function("_outer", n_clients)
+        + "def line_chunk_NAME(models, start, stop, lines):\n"
         + "    for block in range((stop - start + LANES - 1) // LANES):\n"
         + "        at = start + block * LANES\n"
         + "        _load(models, at, min(LANES, stop - at), lines[block])\n"
@@ -224,7 +207,9 @@ def unrolled_line_chunk(n_clients, full, inner, outer):
     )
     space = {"__name__": __name__, "LANES": LANES, "_load": _load, "_at_most": _at_most}
     # One short loop for each result: LLVM does not vectorise one long one.
-    # Under this file's name numba keeps the kernel on disk for as long as this file is unchanged.
+    # Numba keeps the kernel on disk under its name and this file's, so the name tells the sources.
+    name = f"line_chunk_{n_clients}_{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+    source = source.replace("line_chunk_NAME", name)
     exec(compile(source, __file__, "exec"), space)
     space["_inner"], space["_outer"] = _inlined(space["_inner"]), _inlined(space["_outer"])
     return _kernel(space[name])
@@ -243,13 +228,13 @@ def line_centre(lines, start, stop, middle, centre):
 @_kernel
 def reweight_chunk(
     models, lines, start, stop,
-    ranks, roots, network, separate, skip, factor, offset, clip, zero, lost, delta,
+    ranks, roots, network, separate, skip, factor, offset, clip, zero, lost, delta, rounding,
     corrected, sums,
 ):  # fmt: skip
     """Eq. 3-10 for start <= n < stop: corrected (K, N) and the chunk's sums (K,).
 
-    ``ranks`` to ``lost`` are the fields of `arfl.aggregators._line.Scheme`; ``network`` selects
-    the middle of the K - ``skip`` largest of K rows.
+    ``ranks`` to ``lost`` are the fields of `arfl.aggregators._line.Scheme`, ``rounding`` is its
+    ZERO_RESIDUAL; ``network`` selects the middle of the K - ``skip`` largest of K rows.
     """
     n_clients = len(ranks)
     rows, weight = np.empty((n_clients, LANES)), np.empty((n_clients, LANES))
@@ -272,7 +257,7 @@ def reweight_chunk(
             for lane in range(LANES):
                 size = abs(values[rank, lane] - (intercept[lane] + slope[lane] * x))
                 terms = abs(values[rank, lane]) + abs(intercept[lane]) + slope[lane] * ranks[-1]
-                size = 0.0 if size <= ZERO_RESIDUAL * terms else size
+                size = 0.0 if size <= rounding * terms else size
                 rows[rank, lane] = size
                 weight[rank, lane] = size
         _middle(rows, network, low, high, scale)
@@ -306,10 +291,10 @@ def reweight_chunk(
             for lane in range(LANES):
                 counted = -1.0 - keep[lane] if keep[lane] < 0.0 else keep[lane]
                 total[client, lane] += counted * spread[lane]
+            raw, out = models[client, at : at + width], corrected[client, at : at + width]
             for lane in range(width):
                 fit = intercept[lane] + slope[lane] * (place[lane] + ranks[0])
-                raw = models[client, at + lane]
-                corrected[client, at + lane] = fit if keep[lane] < 0.0 else raw
+                out[lane] = fit if keep[lane] < 0.0 else raw[lane]
     for client in range(n_clients):
         sums[client] = 0.0
         for lane in range(LANES):

@@ -29,7 +29,8 @@ class FiniteRows(NamedTuple):
 def finite_rows(models: Tensor) -> FiniteRows:
     """Check the matrix and leave out each row that holds a NaN or an infinity.
 
-    One pass over the matrix and, on a GPU, the only synchronisation of a rule.
+    One pass over the matrix where all rows are finite and, on a GPU, the only synchronisation of
+    a rule.
 
     Args:
         models: (K, N) float32 or float64, K and N at least 1.
@@ -45,8 +46,10 @@ def finite_rows(models: Tensor) -> FiniteRows:
     if models.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"models must be float32 or float64, got {models.dtype}")
     models = models.detach()
-    # Extremes pass a NaN on and need no (K, N) mask; apart they are much faster than aminmax.
-    finite = (models.amin(dim=1).isfinite() & models.amax(dim=1).isfinite()).tolist()
+    # A sum passes NaN and infinity on and needs no (K, N) mask, but may itself overflow.
+    finite = models.sum(dim=1).isfinite().tolist()
+    if not all(finite):
+        finite = (models.amin(dim=1).isfinite() & models.amax(dim=1).isfinite()).tolist()
     kept = tuple(row for row, good in enumerate(finite) if good)
     if not kept:
         raise NoFiniteModelError(

@@ -1,0 +1,280 @@
+"""The numeric steps as Triton kernels on a GPU: the fast twin there of `arfl.aggregators._dense`.
+
+The same four functions with the same results to rounding. One GPU thread takes one parameter and
+holds all that belongs to it in registers: the values are sorted, and medians selected, by the
+networks of `arfl.aggregators._networks` written out for the number of clients, in float64. More
+clients than `UNROLLED` have go to plain torch. Nothing waits for the GPU, and sums over the
+parameters are taken in an order that depends on N alone.
+
+Kernels are compiled at the first call for a number of clients and kept on disk by Triton
+(``TRITON_CACHE_DIR``, by default in the user's home).
+"""
+
+import functools
+import hashlib
+import linecache
+import subprocess
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.runtime.errors import TritonError
+
+from arfl.aggregators import _dense
+from arfl.aggregators._line import ZERO_RESIDUAL, scheme
+from arfl.aggregators._networks import exchange_lines, middle_function, middle_source, network
+
+UNROLLED = range(2, 17)
+"""Numbers of clients with a generated kernel, which takes seconds to compile; more take minutes."""
+
+_THREADS = 128
+"""Parameters of one program, one a thread."""
+
+
+@triton.jit
+def _low(a, b):
+    return tl.where(a < b, a, b)
+
+
+@triton.jit
+def _high(a, b):
+    return tl.where(a < b, b, a)
+
+
+@triton.jit(do_not_specialize=["n_parameters", "n_clients"])
+def _weighted_sum(models, weights, total, n_parameters, n_clients, WIDTH: tl.constexpr):
+    columns = tl.program_id(0).to(tl.int64) * WIDTH + tl.arange(0, WIDTH)
+    inside = columns < n_parameters
+    row = models + columns
+    sums = tl.zeros((WIDTH,), dtype=tl.float64)
+    for client in range(n_clients):
+        sums += tl.load(weights + client) * tl.load(row, mask=inside, other=0.0).to(tl.float64)
+        row += n_parameters
+    tl.store(total + columns, sums, mask=inside)
+
+
+def _kernel(functions: str, arguments: list[str], body: list[str]) -> triton.JITFunction:
+    """Compile a generated kernel of one thread for each parameter.
+
+    Args:
+        functions: source of the functions that the body calls, each under ``@triton.jit``.
+        arguments: the kernel's, after the (K, N) ``models`` and ``n_parameters``.
+        body: its lines, after those that find the thread's ``columns`` and which are ``inside``.
+    """
+    lines = [
+        "columns = tl.program_id(0).to(tl.int64) * WIDTH + tl.arange(0, WIDTH)",
+        "inside = columns < n_parameters",
+        *body,
+    ]
+    source = (
+        functions
+        + '@triton.jit(do_not_specialize=["n_parameters"])\n'
+        + f"def kernel(models, n_parameters, {', '.join(arguments)}, WIDTH: tl.constexpr):\n"
+        + "".join(f"    {line}\n" for line in lines)
+    )
+    # Triton reads a kernel's source as `inspect` does, which looks here for what is in no file.
+    name = f"<arfl.aggregators._gpu {hashlib.sha256(source.encode()).hexdigest()[:16]}>"
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    space = {"__name__": name, "triton": triton, "tl": tl, "min": _low, "max": _high}
+    exec(compile(source, name, "exec"), space)
+    return space["kernel"]
+
+
+def _jitted(function_source: str) -> str:
+    return f"@triton.jit\n{function_source}"
+
+
+def _at(row: int, matrix: str) -> str:
+    """Source of the addresses of a row's elements; Triton's own integers would overflow."""
+    return f"{matrix} + {row} * n_parameters.to(tl.int64) + columns"
+
+
+def _fetch(n_clients: int) -> list[str]:
+    """Lines that load the values as float64: by client r0, r1, ...; 0 beyond the last parameter."""
+    return [
+        f"r{k} = tl.load({_at(k, 'models')}, mask=inside, other=0.0).to(tl.float64)"
+        for k in range(n_clients)
+    ]
+
+
+def _sort(n_clients: int, wanted: range) -> list[str]:
+    """Lines that bring the wanted ranks in place: y0, y1, ... from r0, r1, ..."""
+    ordered = [f"y{k}" for k in range(n_clients)]
+    copies = [f"y{k} = r{k}" for k in range(n_clients)]
+    return [*copies, *exchange_lines(network(n_clients, tuple(wanted)), ordered)]
+
+
+def _line(n_clients: int) -> list[str]:
+    """Lines that sort the values and find the slope of Eq. 1 and its medians m0, m1, ..."""
+    ranks = range(n_clients)
+    lines = _sort(n_clients, ranks)
+    for i in ranks:
+        slopes = [f"(y{j} - y{i}) * {1 / (j - i)!r}" for j in ranks if j != i]
+        lines.append(f"m{i} = inner({', '.join(slopes)})")
+    return [*lines, f"slope = outer({', '.join(f'm{i}' for i in ranks)})"]
+
+
+def _intercept(n_clients: int) -> str:
+    """The line for the intercept of Eq. 2 and ranks 1..K, see `_kernels.line_chunk` on the CPU."""
+    return f"intercept = outer({', '.join(f'y{i} - {i + 1.0} * m{i}' for i in range(n_clients))})"
+
+
+def _medians(n_clients: int) -> str:
+    return _jitted(middle_function("inner", n_clients - 1)) + _jitted(
+        middle_function("outer", n_clients)
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _trimmed_mean_kernel(n_clients: int, cut: int) -> triton.JITFunction:
+    kept = range(cut, n_clients - cut)
+    body = [
+        *_fetch(n_clients),
+        *_sort(n_clients, kept),
+        f"mean = ({' + '.join(f'y{k}' for k in kept)}) / {float(len(kept))}",
+        f"tl.store({_at(0, 'mean_out')}, mean, mask=inside)",
+    ]
+    return _kernel("", ["mean_out"], body)
+
+
+@functools.lru_cache(maxsize=32)
+def _repeated_median_kernel(n_clients: int) -> triton.JITFunction:
+    body = [
+        *_fetch(n_clients),
+        *_line(n_clients),
+        _intercept(n_clients),
+        f"centre = intercept + slope * {(n_clients + 1) / 2}",
+        f"tl.store({_at(0, 'centre_out')}, centre, mask=inside)",
+    ]
+    return _kernel(_medians(n_clients), ["centre_out"], body)
+
+
+@functools.lru_cache(maxsize=32)
+def _reweight_kernel(n_clients: int, variant: str) -> triton.JITFunction:
+    constants = scheme(variant, n_clients, 1.0)
+    clients = range(n_clients)
+    below = "<=" if constants.zero_extremes else "<"
+    if constants.separate_intercept:
+        intercept = _intercept(n_clients)
+    else:
+        middle = middle_source([f"y{i}" for i in clients])
+        intercept = f"intercept = {middle} - slope * {(n_clients - 1) / 2}"
+    body = [*_fetch(n_clients), *_line(n_clients), intercept]
+    for k in clients:
+        # The rank among the others; equal values rank in the order of the clients.
+        places = [f"(r{i} <= r{k}).to(tl.int32)" for i in range(k)]
+        places += [f"(r{i} < r{k}).to(tl.int32)" for i in range(k + 1, n_clients)]
+        body += [
+            f"place{k} = {' + '.join(places)}",
+            f"fit{k} = intercept + slope * (place{k} + {int(constants.ranks[0])}).to(tl.float64)",
+            f"terms = tl.abs(r{k}) + tl.abs(intercept) + slope * {constants.ranks[-1]}",
+            f"size = tl.abs(r{k} - fit{k})",
+            f"size{k} = tl.where(size <= {ZERO_RESIDUAL!r} * terms, 0.0, size)",
+        ]
+    body += [
+        "clip, factor = tl.load(settings), tl.load(settings + 1)",
+        "offset, delta = tl.load(settings + 2), tl.load(settings + 3)",
+        f"scale = clip * (factor * largest({', '.join(f'size{k}' for k in clients)}) + offset)",
+    ]
+    for k in clients:
+        body += [
+            f"off = tl.where(size{k} == 0.0, 1.0, size{k})",
+            f"ratio = scale * tl.load(settings + 4 + place{k}) / off",
+            f"w{k} = tl.where(size{k} == 0.0, 1.0, min(ratio, 1.0))",
+            f"extreme = w{k} {below} delta",
+            f"corrected = tl.where(extreme, fit{k}, r{k})",
+            f"tl.store({_at(k, 'corrected_out')}, corrected, mask=inside)",
+        ]
+        if constants.zero_extremes:
+            body.append(f"w{k} = tl.where(extreme, 0.0, w{k})")
+    squares = " + ".join(f"(w{k} - mean) * (w{k} - mean)" for k in clients)
+    body += [
+        f"mean = ({' + '.join(f'w{k}' for k in clients)}) / {float(n_clients)}",
+        # Threads beyond the last parameter hold equal values, whose spread is 0.
+        f"spread = tl.sqrt(({squares}) / {float(n_clients - constants.degrees_lost)})",
+        f"sums = sums_out + tl.program_id(0).to(tl.int64) * {n_clients}",
+        *(f"tl.store(sums + {k}, tl.sum(w{k} * spread, axis=0))" for k in clients),
+    ]
+    largest = _jitted(middle_function("largest", n_clients, constants.skip_smallest))
+    arguments = ["settings", "corrected_out", "sums_out"]
+    return _kernel(_medians(n_clients) + largest, arguments, body)
+
+
+@functools.lru_cache(maxsize=32)
+def _settings(
+    variant: str, n_clients: int, lam: float, delta: float, device: torch.device
+) -> Tensor:
+    """Float64 constants of the kernel; kept, since each copy to a GPU would wait for it."""
+    constants = scheme(variant, n_clients, lam)
+    values = (constants.clip, constants.scale_factor, constants.scale_offset, delta)
+    return torch.tensor((*values, *constants.leverage_root), dtype=torch.float64, device=device)
+
+
+def _launch(kernel: triton.JITFunction, models: Tensor, *arguments: Tensor) -> None:
+    n_parameters = models.shape[1]
+    programs = (triton.cdiv(n_parameters, _THREADS),)
+    # Each operation rounds, as in the other implementations: Triton's default differs by version.
+    options = {"num_warps": _THREADS // 32, "enable_fp_fusion": False}
+    with torch.cuda.device_of(models):
+        kernel[programs](models.contiguous(), n_parameters, *arguments, WIDTH=_THREADS, **options)
+
+
+def probe() -> None:
+    """Compile and run the smallest kernel on the current GPU.
+
+    Raises:
+        RuntimeError: saying what is missing, if Triton cannot.
+    """
+    try:
+        weighted_sum(torch.ones(1, 1, device="cuda"), torch.ones(1, device="cuda"))
+    except (TritonError, OSError, subprocess.CalledProcessError) as error:
+        raise RuntimeError(str(error)) from error
+
+
+def weighted_sum(models: Tensor, weights: Tensor) -> Tensor:
+    """(N,) sum over k of ``weights[k] * models[k]``, accumulated in float64."""
+    n_clients, n_parameters = models.shape
+    total = torch.empty_like(models[0])
+    width = 4 * _THREADS
+    with torch.cuda.device_of(models):
+        _weighted_sum[(triton.cdiv(n_parameters, width),)](
+            models.contiguous(), weights.double(), total, n_parameters, n_clients, WIDTH=width
+        )
+    return total
+
+
+def trimmed_mean(models: Tensor, cut: int) -> Tensor:
+    """(N,) mean of each parameter's values without the ``cut`` smallest and largest."""
+    if len(models) not in UNROLLED:
+        return _dense.trimmed_mean(models, cut)
+    mean = torch.empty_like(models[0])
+    _launch(_trimmed_mean_kernel(len(models), cut), models, mean)
+    return mean
+
+
+def repeated_median(models: Tensor) -> Tensor:
+    """(N,) value at the centre rank of each parameter's repeated-median line (Eq. 1-2)."""
+    if len(models) not in UNROLLED:
+        return _dense.repeated_median(models)
+    centre = torch.empty_like(models[0])
+    _launch(_repeated_median_kernel(len(models)), models, centre)
+    return centre
+
+
+def reweight(models: Tensor, variant: str, lam: float, delta: float) -> tuple[Tensor, Tensor]:
+    """Corrected models and model weights of `residual_reweighting`, for K >= 2.
+
+    Returns:
+        The corrected models (K, N), Eq. 9, and the float64 sums (K,) over the parameters of
+        confidence times its standard deviation, Eq. 10.
+    """
+    n_clients, n_parameters = models.shape
+    if n_clients not in UNROLLED:
+        return _dense.reweight(models, variant, lam, delta)
+    settings = _settings(variant, n_clients, lam, delta, models.device)
+    corrected = torch.empty(models.shape, dtype=models.dtype, device=models.device)
+    programs = triton.cdiv(n_parameters, _THREADS)
+    sums = torch.empty(programs, n_clients, dtype=torch.float64, device=models.device)
+    _launch(_reweight_kernel(n_clients, variant), models, settings, corrected, sums)
+    return corrected, sums.sum(dim=0)
