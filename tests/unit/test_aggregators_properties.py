@@ -323,15 +323,24 @@ def test_importing_the_rules_is_light():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_without_numba_the_rules_run_in_plain_torch_and_say_so():
+@pytest.mark.parametrize(
+    ("breakage", "reason"),
+    [
+        ("sys.modules['numba'] = None", "numba cannot be imported"),
+        # What numba does where it may write neither beside the package nor in the user's home.
+        ("import numba.core.caching as c; c.CacheImpl._locator_classes = []", "NUMBA_CACHE_DIR"),
+    ],
+)
+def test_without_kernels_the_rules_run_in_plain_torch_and_say_why(breakage, reason):
     code = (
         "import sys, warnings\n"
-        "sys.modules['numba'] = None\n"
+        f"{breakage}\n"
         "import torch, arfl.aggregators as a\n"
         "with warnings.catch_warnings(record=True) as caught:\n"
         "    warnings.simplefilter('always')\n"
         "    model, weights = a.residual_reweighting(torch.arange(1e5).reshape(4, -1) ** 2)\n"
-        "assert 'plain torch' in str(caught[0].message), caught\n"
+        "said = ' '.join(str(warning.message) for warning in caught)\n"
+        f"assert 'plain torch' in said and {reason!r} in said, said\n"
         "assert model.isfinite().all() and abs(weights.sum() - 1) < 1e-6\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
