@@ -79,6 +79,15 @@ def test_slurm_profile_asks_for_one_gpu_and_growing_limits(project):
     assert "Group job cells" in output  # several cells, one after another, in one SLURM job
 
 
+def test_seeds_may_be_given_on_the_command_line(project):
+    output = project.snakemake("-n", "--config", "seeds=[2,5]", "--", "figure4")
+    assert "seed-2.json" in output
+    assert "seed-5.json" in output
+    assert "seed-1.json" not in output
+    output = project.snakemake("-n", "--config", "seeds=[two]", "--", "figure4", check=False)
+    assert "seeds.0: 'two' is not of type 'integer'" in output
+
+
 def test_environments_are_well_formed(project):
     for path in sorted((project.folder / "envs").glob("*.yaml")):
         environment = yaml.safe_load(path.read_text())

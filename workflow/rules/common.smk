@@ -19,6 +19,13 @@ from arfl.errors import UserError
 from arfl.fingerprint import fingerprint
 from arfl.grid import NO_ATTACK, Grid, rules as rules_in, wants_gpu
 
+# Snakemake reads the numbers of a list on the command line, --config seeds=[1,2], as text.
+if isinstance(config.get("seeds"), list):
+    config["seeds"] = [
+        int(seed) if isinstance(seed, str) and seed.strip().isdecimal() else seed
+        for seed in config["seeds"]
+    ]
+
 try:
     check(config, Path(workflow.basedir) / "workflow/schemas/config.schema.yaml")
     GRID = Grid(config)
