@@ -77,7 +77,8 @@ def data_sentence(cells: Sequence[CellRow]) -> str:
         return "Nothing is planned here."
     parts = [f"Scale {cells[0].scale}", f"protocol {cells[0].protocol}"]
     parts.append(_data_phrase(cells) or "no record yet, so no data was used")
-    parts.append(f"{len({c.seed for c in cells})} seeds planned")
+    seeds = len({c.seed for c in cells})
+    parts.append(f"{seeds} seed{'s' if seeds > 1 else ''} planned")
     done = sum(c.done for c in cells)
     if done < len(cells):
         broken = sum(c.state == "broken" for c in cells)
