@@ -43,7 +43,7 @@ def _high(a, b):
 
 
 @triton.jit(do_not_specialize=["n_parameters", "n_clients"])
-def _weighted_sum(models, weights, total, n_parameters, n_clients, WIDTH: tl.constexpr):
+def _weighted_sum(models, n_parameters, n_clients, weights, total, WIDTH: tl.constexpr):
     columns = tl.program_id(0).to(tl.int64) * WIDTH + tl.arange(0, WIDTH)
     inside = columns < n_parameters
     row = models + columns
@@ -211,13 +211,17 @@ def _settings(
     return torch.tensor((*values, *constants.leverage_root), dtype=torch.float64, device=device)
 
 
-def _launch(kernel: triton.JITFunction, models: Tensor, *arguments: Tensor) -> None:
+def _launch(
+    kernel: triton.JITFunction, models: Tensor, *arguments: Tensor | int, width: int = _THREADS
+) -> None:
+    """Queue a kernel for the models' GPU, in programs of ``width`` parameters."""
     n_parameters = models.shape[1]
-    programs = (triton.cdiv(n_parameters, _THREADS),)
     # Each operation rounds, as in the other implementations: Triton's default differs by version.
     options = {"num_warps": _THREADS // 32, "enable_fp_fusion": False}
     with torch.cuda.device_of(models):
-        kernel[programs](models.contiguous(), n_parameters, *arguments, WIDTH=_THREADS, **options)
+        kernel[(triton.cdiv(n_parameters, width),)](
+            models.contiguous(), n_parameters, *arguments, WIDTH=width, **options
+        )
 
 
 def probe() -> None:
@@ -234,13 +238,9 @@ def probe() -> None:
 
 def weighted_sum(models: Tensor, weights: Tensor) -> Tensor:
     """(N,) sum over k of ``weights[k] * models[k]``, accumulated in float64."""
-    n_clients, n_parameters = models.shape
     total = torch.empty_like(models[0])
-    width = 4 * _THREADS
-    with torch.cuda.device_of(models):
-        _weighted_sum[(triton.cdiv(n_parameters, width),)](
-            models.contiguous(), weights.double(), total, n_parameters, n_clients, WIDTH=width
-        )
+    # A few parameters for each thread: there is little to do but to wait for memory.
+    _launch(_weighted_sum, models, len(models), weights.double(), total, width=4 * _THREADS)
     return total
 
 
