@@ -20,8 +20,10 @@ test: env
 	$(RUN) pytest -q
 
 figures: env
-	$(RUN) python -m arfl render --run-folder records/quick --paper workflow/resources/paper \
-	  --out results/from-records/quick
+	@set -e; for run in $(patsubst records/%/,%,$(wildcard records/*/)); do \
+	  $(RUN) python -m arfl render --run-folder records/$$run --paper workflow/resources/paper \
+	    --out results/from-records/$$run; \
+	done
 
 lint: env
 	$(RUN) ruff check

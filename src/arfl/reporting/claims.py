@@ -215,7 +215,8 @@ def _obstacles(cells: Sequence[CellRow]) -> list[str]:
         reasons.append(f"data: {', '.join(kinds)}")
     seeds = len({c.seed for c in cells if c.done})
     if seeds < MINIMUM_SEEDS:
-        reasons.append(f"{seeds} seeds, {MINIMUM_SEEDS} are needed")
+        plural = "" if seeds == 1 else "s"
+        reasons.append(f"{seeds} seed{plural}, {MINIMUM_SEEDS} are needed")
     left = sum(not c.done for c in cells)
     if left:
         reasons.append(f"{left} of {len(cells)} cells missing or broken")
