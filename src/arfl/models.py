@@ -7,6 +7,7 @@ tensors are views of a flat (K, N) matrix (see `arfl.layout`), so no state dicti
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -22,7 +23,7 @@ _BATCH_NORM_MOMENTUM = 0.1  # PyTorch's default share of the new batch in the ru
 _BATCH_NORM_EPS = 1e-5
 
 
-class Model:
+class Model(ABC):
     """A network as pure functions of its tensors.
 
     Attributes:
@@ -39,6 +40,7 @@ class Model:
     binary = False
     samples_at_once_cpu = 128
 
+    @abstractmethod
     def forward(
         self, tensors: Tensors, x: Tensor, training: bool, generator: torch.Generator | None
     ) -> Tensor:
@@ -50,7 +52,6 @@ class Model:
             training: batch statistics and dropout on.
             generator: the stream that dropout draws from; only used while training.
         """
-        raise NotImplementedError
 
     def initial(self, generator: torch.Generator) -> Tensor:
         """Draw an initial flat model (N,) on the CPU, float32.

@@ -10,17 +10,16 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
+import real_files
 
 from arfl import datasets, partition
 from arfl.datasets import _loan_table, _prepared, amazon
 from arfl.errors import UserError
 from arfl.files import read_json
 
-SOURCES = Path(__file__).parents[2] / "workflow/resources/datasets.csv"
 STATUSES = _loan_table.STATUSES
 
 
@@ -52,7 +51,7 @@ def test_every_dataset_has_its_module_and_its_sources():
         *("mnist", "cifar10", "amazon", "loan"),
         *("digits", "synthetic_reviews", "synthetic_loans"),
     }
-    with open(SOURCES, encoding="utf-8", newline="") as stream:
+    with open(real_files.SOURCES, encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert {row["dataset"] for row in rows} == {"mnist", "cifar10", "amazon", "loan"}
     assert {row["kind"] for row in rows} <= set(_prepared.KINDS)
@@ -587,18 +586,10 @@ def test_synthetic_loans_are_learnable_but_not_trivial(tmp_path):
 # Real files
 
 
-REAL_MIRROR = os.environ.get("ARFL_DATA_MIRROR")
-
-
-@pytest.mark.skipif(
-    not REAL_MIRROR, reason="set ARFL_DATA_MIRROR to a mirror of the real files (docs/data.md)"
-)
+@real_files.needs_mirror
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "amazon", "loan"])
 def test_real_files_from_the_mirror(tmp_path, name):
-    if not (Path(REAL_MIRROR) / name).is_dir():
-        pytest.skip(f"the mirror has no {name}")
-    datasets.fetch(name, tmp_path / "raw", SOURCES, REAL_MIRROR)
-    dataset = datasets.prepare(name, tmp_path / "raw", tmp_path / name)
+    dataset = real_files.prepare(name, tmp_path)
     sizes = dataset.meta["n_train"], dataset.meta["n_test"]
     if name in ("mnist", "cifar10"):
         assert dataset.meta["kind"] == "complete"

@@ -1,11 +1,11 @@
 """Small federated runs that must learn: on the embedded data, and on the real files if at hand."""
 
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import real_files
 import torch
 import yaml
 
@@ -13,13 +13,7 @@ from arfl import datasets, federation, partition
 from arfl.grid import Grid
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ROOT / "workflow/resources/datasets.csv"
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-MIRROR = os.environ.get("ARFL_DATA_MIRROR")
-
-needs_mirror = pytest.mark.skipif(
-    not MIRROR, reason="set ARFL_DATA_MIRROR to a mirror of the real files (docs/data.md)"
-)
 
 
 def run(scale, cell, dataset, n_clients="configured", attack=None, **task):
@@ -119,13 +113,7 @@ def real(tmp_path_factory):
     folder = tmp_path_factory.mktemp("real")
 
     def prepare(name, n_train=None, n_test=None):
-        if not (Path(MIRROR) / name).is_dir():
-            pytest.skip(f"the mirror has no {name}")
-        if not (folder / name).exists():
-            raw = folder / "raw" / name
-            datasets.fetch(name, raw, SOURCES, MIRROR)
-            datasets.prepare(name, raw, folder / name)
-        whole = datasets.load(folder / name)
+        whole = real_files.prepare(name, folder)
         group = whole.train_group
         return dataclasses.replace(
             whole,
@@ -139,7 +127,7 @@ def real(tmp_path_factory):
     return prepare
 
 
-@needs_mirror
+@real_files.needs_mirror
 def test_averaging_learns_mnist(real):
     mnist = real("mnist", n_train=15_000, n_test=2_000)
     rounds = run("reduced", "mnist_dirichlet/none/attackers-0/fedavg/seed-1", mnist, rounds=7)
@@ -148,7 +136,7 @@ def test_averaging_learns_mnist(real):
     assert accuracies[-1] > 0.6
 
 
-@needs_mirror
+@real_files.needs_mirror
 @pytest.mark.slow
 def test_averaging_learns_amazon_reviews(real):
     reviews = real("amazon")
@@ -157,14 +145,14 @@ def test_averaging_learns_amazon_reviews(real):
     assert rounds[-1]["accuracy"] > 0.7
 
 
-@needs_mirror
+@real_files.needs_mirror
 def test_averaging_learns_loans(real):
     loans = real("loan")
     rounds = run("reduced", "loan_states/none/attackers-0/fedavg/seed-1", loans, rounds=20)
     assert rounds[-1]["accuracy"] > majority(loans) + 0.02
 
 
-@needs_mirror
+@real_files.needs_mirror
 @pytest.mark.slow
 def test_averaging_learns_cifar10(real):
     # ResNet-18 takes a few hundredths of a second for an image, so that these are few.

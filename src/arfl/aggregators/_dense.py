@@ -1,4 +1,4 @@
-"""The numeric steps in plain torch, on any device: the fallback of `arfl.aggregators._compiled`.
+"""The numeric steps in plain torch, on any device: the fallback of the kernels of CPU and GPU.
 
 The four public functions take finite (K, N) models. They work in float64 on chunks of columns that
 fit a fixed budget of memory, so that nothing of size K x K x N is ever held. No step loops over

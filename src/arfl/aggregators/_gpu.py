@@ -23,7 +23,14 @@ from triton.runtime.errors import TritonError
 
 from arfl.aggregators import _dense
 from arfl.aggregators._line import ZERO_RESIDUAL, scheme
-from arfl.aggregators._networks import exchange_lines, middle_function, middle_source, network
+from arfl.aggregators._networks import (
+    exchange_lines,
+    line_crossings,
+    line_slopes,
+    middle_function,
+    middle_source,
+    network,
+)
 
 UNROLLED = range(2, 17)
 """Numbers of clients with a generated kernel, which takes seconds to compile; more take minutes."""
@@ -55,7 +62,7 @@ def _weighted_sum(models, n_parameters, n_clients, weights, total, WIDTH: tl.con
 
 
 def _kernel(functions: str, arguments: list[str], body: list[str]) -> triton.JITFunction:
-    """Compile a generated kernel of one thread for each parameter.
+    """Make a kernel from source, one thread for each parameter.
 
     Args:
         functions: source of the functions that the body calls, each under ``@triton.jit``.
@@ -110,14 +117,13 @@ def _line(n_clients: int) -> list[str]:
     ranks = range(n_clients)
     lines = _sort(n_clients, ranks)
     for i in ranks:
-        slopes = [f"(y{j} - y{i}) * {1 / (j - i)!r}" for j in ranks if j != i]
-        lines.append(f"m{i} = inner({', '.join(slopes)})")
+        lines.append(f"m{i} = inner({line_slopes(n_clients, i)})")
     return [*lines, f"slope = outer({', '.join(f'm{i}' for i in ranks)})"]
 
 
 def _intercept(n_clients: int) -> str:
-    """The line for the intercept of Eq. 2 and ranks 1..K, see `_kernels.line_chunk` on the CPU."""
-    return f"intercept = outer({', '.join(f'y{i} - {i + 1.0} * m{i}' for i in range(n_clients))})"
+    """The line for the intercept of Eq. 2 and ranks 1..K."""
+    return f"intercept = outer({line_crossings(n_clients)})"
 
 
 def _medians(n_clients: int) -> str:

@@ -19,7 +19,13 @@ import hashlib
 import numba
 import numpy as np
 
-from arfl.aggregators._networks import exchange_lines, middle_function, network
+from arfl.aggregators._networks import (
+    exchange_lines,
+    line_crossings,
+    line_slopes,
+    middle_function,
+    network,
+)
 
 LANES = 64
 
@@ -118,8 +124,7 @@ def line_chunk(models, start, stop, full, inner, outer, lines):
     by client, K of sorted values, K of each client's rank from 0, one of slopes, one of
     intercepts, and K of the medians of the slopes from each sorted value.
 
-    The inner median of Eq. 2 needs no selection of its own: (x_j y_i - x_i y_j) / (x_j - x_i) =
-    y_i - x_i s_ij falls as the slope s_ij rises, so its median over j is y_i - x_i med_j s_ij.
+    The inner medians of Eq. 2 follow from those of Eq. 1, see `_networks.line_crossings`.
     """
     n_clients = models.shape[0]
     rows = np.empty((n_clients, LANES))
@@ -183,13 +188,11 @@ def unrolled_line_chunk(n_clients):
         above = [f"1.0 - _at_most(r{j}, r{k})" for k in range(j + 1, n_clients)]
         loops.append([*fetch_raw, f"{at(2 * n_clients + j)} = {' + '.join([*below, *above])}"])
     for i in clients:
-        slopes = [f"(y{j} - y{i}) * {1 / (j - i)!r}" for j in clients if j != i]
-        median = f"{at(3 * n_clients + 2 + i)} = _inner({', '.join(slopes)})"
+        median = f"{at(3 * n_clients + 2 + i)} = _inner({line_slopes(n_clients, i)})"
         loops.append([*fetch_ordered, median])
     medians = ", ".join(f"m{i}" for i in clients)
     loops.append([*fetch_medians, f"{at(3 * n_clients)} = _outer({medians})"])
-    crossings = ", ".join(f"y{i} - {i + 1.0} * m{i}" for i in clients)
-    intercept = f"{at(3 * n_clients + 1)} = _outer({crossings})"
+    intercept = f"{at(3 * n_clients + 1)} = _outer({line_crossings(n_clients)})"
     loops.append([*fetch_ordered, *fetch_medians, intercept])
     source = (
         middle_function("_inner", n_clients - 1)

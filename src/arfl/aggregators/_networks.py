@@ -1,4 +1,4 @@
-"""Sorting networks, and networks that only select a median: as tables and as source code.
+"""Sorting networks, and the repeated-median line by them: as tables and as source code.
 
 A network is an (n, 3) table of (row, row, outcome): outcome 0 keeps both the minimum (in the first
 row) and the maximum (in the second), 1 needs the minimum only, 2 the maximum only. A fixed
@@ -75,3 +75,17 @@ def middle_function(name: str, n: int, skip: int = 0) -> str:
         f"return {middle_source(names[skip:])}",
     ]
     return f"def {name}({', '.join(names)}):\n" + "".join(f"    {line}\n" for line in lines)
+
+
+def line_slopes(n: int, anchor: int) -> str:
+    """Source of the slopes (Eq. 1) from the sorted value of rank ``anchor`` to the others."""
+    return ", ".join(f"(y{j} - y{anchor}) * {1 / (j - anchor)!r}" for j in range(n) if j != anchor)
+
+
+def line_crossings(n: int) -> str:
+    """Source of the inner medians of Eq. 2, from the values y0, y1, ... and those of Eq. 1, m0, ...
+
+    They need no selection of their own: (x_j y_i - x_i y_j) / (x_j - x_i) = y_i - x_i s_ij falls as
+    the slope s_ij rises, so its median over j is y_i - x_i med_j s_ij.
+    """
+    return ", ".join(f"y{i} - {i + 1.0} * m{i}" for i in range(n))

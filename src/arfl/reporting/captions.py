@@ -66,6 +66,11 @@ def x_text(x: float | str | None) -> str:
     return "" if x is None else f"{x:g}"
 
 
+def counted(n: int, noun: str) -> str:
+    """A number with its noun, "1 seed" or "3 seeds"."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def faithful(cells: Iterable[CellRow]) -> bool:
     """Whether all cells ran at the paper's scale on complete real data (missing ones aside)."""
     return all(c.scale == "paper" and (not c.done or c.data_kind == "complete") for c in cells)
@@ -77,8 +82,7 @@ def data_sentence(cells: Sequence[CellRow]) -> str:
         return "Nothing is planned here."
     parts = [f"Scale {cells[0].scale}", f"protocol {cells[0].protocol}"]
     parts.append(_data_phrase(cells) or "no record yet, so no data was used")
-    seeds = len({c.seed for c in cells})
-    parts.append(f"{seeds} seed{'s' if seeds > 1 else ''} planned")
+    parts.append(f"{counted(len({c.seed for c in cells}), 'seed')} planned")
     done = sum(c.done for c in cells)
     if done < len(cells):
         broken = sum(c.state == "broken" for c in cells)

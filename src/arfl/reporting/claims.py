@@ -215,8 +215,7 @@ def _obstacles(cells: Sequence[CellRow]) -> list[str]:
         reasons.append(f"data: {', '.join(kinds)}")
     seeds = len({c.seed for c in cells if c.done})
     if seeds < MINIMUM_SEEDS:
-        plural = "" if seeds == 1 else "s"
-        reasons.append(f"{seeds} seed{plural}, {MINIMUM_SEEDS} are needed")
+        reasons.append(f"{captions.counted(seeds, 'seed')}, {MINIMUM_SEEDS} are needed")
     left = sum(not c.done for c in cells)
     if left:
         reasons.append(f"{left} of {len(cells)} cells missing or broken")

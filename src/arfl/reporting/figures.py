@@ -525,8 +525,8 @@ def _heat_map(axis: Axes, cell: CellRow, rows: list) -> None:
 
 
 def _attack(cell: CellRow) -> str:
-    plural = "" if cell.n_attackers == 1 else "s"
-    text = f"{cell.attack.replace('_', ' ')}, {cell.n_attackers} attacker{plural}"
+    attackers = captions.counted(cell.n_attackers, "attacker")
+    text = f"{cell.attack.replace('_', ' ')}, {attackers}"
     return text if cell.noise_std is None else f"{text}, σ = {cell.noise_std:g}"
 
 
