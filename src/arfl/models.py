@@ -6,14 +6,18 @@ Convolutions of K clients are one grouped convolution; with K = 1 that is the or
 tensors are views of a flat (K, N) matrix (see `arfl.layout`), so no state dictionary is walked.
 """
 
+import functools
+import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from arfl import fallback
 from arfl.errors import UserError
 from arfl.layout import Layout
 
@@ -32,7 +36,7 @@ class Model(ABC):
             masked in the loss). False where a sample sees its neighbours: batch norm.
         binary: one logit per sample and binary cross-entropy instead of one logit per class.
         samples_at_once_cpu: clients share a call on a CPU up to so many samples in all (on a GPU
-            all clients do, if joint). Beyond it a grouped convolution is slower than a loop.
+            all clients do, if joint). More no longer fit the processor's cache.
     """
 
     layout: Layout
@@ -105,8 +109,18 @@ def _channels_to_clients(x: Tensor, n_clients: int) -> Tensor:
     return x.unflatten(1, (n_clients, -1)).transpose(0, 1).flatten(2)
 
 
+@functools.cache
+def _lane_convolution() -> ModuleType | None:
+    """`arfl.lane_convolution`, imported at the first use; None, and a warning, if it fails."""
+    return fallback.numba_module(
+        lambda: importlib.import_module("arfl.lane_convolution"), "convolution"
+    )
+
+
 class Cnn(Model):
     """The paper's CNN for MNIST (Table 5): 3,146 parameters for 28x28 grey images, 10 classes."""
+
+    samples_at_once_cpu = 384
 
     def __init__(self, n_classes: int):
         self.layout = Layout(
@@ -125,12 +139,19 @@ class Cnn(Model):
 
     def forward(self, tensors, x, training, generator):
         """See `Model.forward`; x is (K, B, 1, 28, 28)."""
-        n_clients = x.shape[0]
-        h = _clients_to_channels(x)
-        # Pooling before ReLU gives the same values (both are monotone) on a quarter of the data.
-        h = F.relu(F.max_pool2d(_convolve(h, tensors, "conv1"), 2))
-        h = F.relu(F.max_pool2d(_convolve(h, tensors, "conv2"), 2))
-        h = F.relu(_linear(_channels_to_clients(h, n_clients), tensors, "fc1"))
+        lanes = _lane_convolution() if x.device.type == "cpu" else None
+        if lanes is not None:
+            h = lanes.to_lanes(x)
+            for name in ("conv1", "conv2"):
+                h = lanes.convolve_pool(h, tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+            h = lanes.from_lanes(h, x.shape[1])
+        else:
+            h = _clients_to_channels(x)
+            for name in ("conv1", "conv2"):
+                # Pooling before ReLU gives the same values (both are monotone), a quarter of them.
+                h = F.relu(F.max_pool2d(_convolve(h, tensors, name), 2))
+            h = _channels_to_clients(h, x.shape[0])
+        h = F.relu(_linear(h, tensors, "fc1"))
         return _linear(h, tensors, "fc2")
 
 

@@ -1,6 +1,8 @@
 """The networks for many clients at once against ordinary torch.nn modules, one for each client."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -72,6 +74,27 @@ def test_logits_and_gradients_are_those_of_a_module_for_each_client(case, n_clie
         named = dict(reference.named_parameters())
         gradient = torch.cat([named[name].grad.flatten() for name in model.layout.shapes])
         torch.testing.assert_close(flat.grad[k], gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_without_numba_the_cnn_runs_in_plain_torch_with_the_same_logits(tmp_path):
+    model, _, x = cnn_case(3)
+    flat = drawn(model, 3)
+    expected = model.forward(model.layout.views(flat), x, training=False, generator=None)
+    torch.save((flat, x, expected), tmp_path / "case.pt")
+    code = (
+        "import sys, warnings, torch\n"
+        "sys.modules['numba'] = None\n"
+        "from arfl import models\n"
+        f"flat, x, expected = torch.load({str(tmp_path / 'case.pt')!r})\n"
+        "model = models.Cnn(10)\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    logits = model.forward(model.layout.views(flat), x, False, None)\n"
+        "said = ' '.join(str(warning.message) for warning in caught)\n"
+        "assert 'convolution runs in plain torch' in said and 'numba' in said, said\n"
+        "torch.testing.assert_close(logits, expected)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_text_without_words_has_the_bias_as_its_logit():

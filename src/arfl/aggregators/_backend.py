@@ -2,33 +2,22 @@
 
 import functools
 import importlib
-import warnings
 from collections.abc import Iterable
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from arfl import fallback
 from arfl.aggregators import _dense
-
-
-def _warn(reason: str) -> None:
-    warnings.warn(
-        f"aggregation runs in plain torch, correct but many times slower: {reason}", stacklevel=3
-    )
 
 
 @functools.cache
 def _compiled_module() -> ModuleType | None:
     """`arfl.aggregators._compiled`, imported at the first use; None, and a warning, if it fails."""
-    try:
-        return importlib.import_module("arfl.aggregators._compiled")
-    except ImportError as error:
-        _warn(f"numba cannot be imported ({error})")
-    except RuntimeError as error:
-        # Numba finds no folder to keep compiled kernels in.
-        _warn(f"{error}; set NUMBA_CACHE_DIR to a folder that you may write to")
-    return None
+    return fallback.numba_module(
+        lambda: importlib.import_module("arfl.aggregators._compiled"), "aggregation"
+    )
 
 
 @functools.cache
@@ -39,11 +28,12 @@ def _gpu_module() -> ModuleType | None:
         module.probe()
         return module
     except ImportError as error:
-        _warn(f"Triton cannot be imported ({error})")
+        fallback.warn("aggregation", f"Triton cannot be imported ({error})")
     except RuntimeError as error:
-        _warn(
+        fallback.warn(
+            "aggregation",
             f"Triton cannot compile for this GPU ({error}); it needs a C compiler, Python's "
-            "headers and a folder to write to, TRITON_CACHE_DIR"
+            "headers and a folder to write to, TRITON_CACHE_DIR",
         )
     return None
 

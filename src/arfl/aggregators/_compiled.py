@@ -3,55 +3,24 @@
 The same four functions with the same results to rounding. Each cuts the columns into chunks of a
 width that depends on K alone, hands them to as many Python threads as torch has, and adds up what
 chunks sum in the order of the chunks: results do not depend on the number of threads, bit for bit.
-
-Kernels are compiled once and kept on disk by numba, in ``__pycache__`` beside this file or, where
-that is not writable, in the user's cache folder (or in ``NUMBA_CACHE_DIR``). However many processes
-start at once, one compiles and the others wait for it; once compiled, none waits.
 """
 
-import contextlib
-import fcntl
 import functools
 import hashlib
-import itertools
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 
-import llvmlite.binding
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from arfl import compiled
 from arfl.aggregators import _kernels, _networks
 from arfl.aggregators._line import ZERO_RESIDUAL, scheme
 from arfl.aggregators._networks import middle_ranks, network
 
 _SUM_WIDTH = 2**14
 """Columns of a chunk of a weighted sum, which streams through memory in long rows."""
-
-
-def _over_chunks(n_parameters: int, width: int, work: Callable) -> None:
-    """Run ``work()(chunk, start, stop)`` for chunks of columns, in torch's number of threads.
-
-    ``work`` is called once in each thread, to make its scratch.
-    """
-    starts = range(0, n_parameters, width)
-    tickets = itertools.count()
-
-    def worker():
-        task = work()
-        while (chunk := next(tickets)) < len(starts):
-            task(chunk, starts[chunk], min(starts[chunk] + width, n_parameters))
-
-    threads = min(torch.get_num_threads(), len(starts))
-    if threads == 1:
-        worker()
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(worker) for _ in range(threads)]:
-            done.result()
 
 
 def _chunk_width(n_clients: int) -> int:
@@ -82,27 +51,12 @@ def _lines(n_clients: int) -> np.ndarray:
     return np.empty((_chunk_width(n_clients) // _kernels.LANES, 4 * n_clients + 2, _kernels.LANES))
 
 
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path`` if its file system has locks; else go on without."""
-    with open(path, "w") as stream:
-        with contextlib.suppress(OSError):
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-
-
-def _compile_alone(step: Callable, key: str) -> None:
-    """Run ``step``, which compiles, unless a process has done so: then numba finds it on disk."""
-    folder = Path(_kernels.weighted_sum.stats.cache_path)
-    source = b"".join(Path(module.__file__).read_bytes() for module in (_kernels, _networks))
-    machine = f"{numba.__version__} {llvmlite.binding.get_host_cpu_name()} {key}"
-    stamp = folder / f"{hashlib.sha256(source + machine.encode()).hexdigest()[:16]}.compiled"
-    if stamp.exists():
-        return
-    with _alone(folder / "compiling.lock"):
-        if not stamp.exists():
-            step()
-            stamp.touch()
+@functools.cache
+def _sources() -> str:
+    """Hash of the files that the kernels come from."""
+    modules = (compiled, _kernels, _networks)
+    text = b"".join(Path(module.__file__).read_bytes() for module in modules)
+    return hashlib.sha256(text).hexdigest()
 
 
 def _compiled(step: Callable) -> Callable:
@@ -113,7 +67,11 @@ def _compiled(step: Callable) -> Callable:
     def compiled_step(models, *options):
         kernel = (models.dtype, len(models) if len(models) in _UNROLLED else "any")
         if kernel not in ready:
-            _compile_alone(lambda: step(models[:, :1], *options), f"{step.__name__} {kernel}")
+            compiled.compile_alone(
+                lambda: step(models[:, :1], *options),
+                _kernels.weighted_sum,
+                f"{step.__name__} {kernel} {_sources()}",
+            )
             ready.add(kernel)
         return step(models, *options)
 
@@ -125,7 +83,7 @@ def weighted_sum(models: Tensor, weights: Tensor) -> Tensor:
     """(N,) sum over k of ``weights[k] * models[k]``, accumulated in float64."""
     values, total = models.contiguous().numpy(), torch.empty_like(models[0])
     factors, out = weights.double().numpy(), total.numpy()
-    _over_chunks(
+    compiled.over_chunks(
         values.shape[1],
         _SUM_WIDTH,
         lambda: lambda _, start, stop: _kernels.weighted_sum(values, start, stop, factors, out),
@@ -139,7 +97,7 @@ def trimmed_mean(models: Tensor, cut: int) -> Tensor:
     values, mean = models.contiguous().numpy(), torch.empty_like(models[0])
     n_clients, out = len(values), mean.numpy()
     table = network(n_clients, tuple(range(cut, n_clients - cut)))
-    _over_chunks(
+    compiled.over_chunks(
         values.shape[1],
         _chunk_width(n_clients),
         lambda: lambda _, start, stop: _kernels.trimmed_mean(values, start, stop, cut, table, out),
@@ -166,7 +124,7 @@ def repeated_median(models: Tensor) -> Tensor:
 
         return task
 
-    _over_chunks(values.shape[1], _chunk_width(n_clients), work)
+    compiled.over_chunks(values.shape[1], _chunk_width(n_clients), work)
     return centre
 
 
@@ -210,5 +168,5 @@ def reweight(models: Tensor, variant: str, lam: float, delta: float) -> tuple[Te
 
         return task
 
-    _over_chunks(n_parameters, _chunk_width(n_clients), work)
+    compiled.over_chunks(n_parameters, _chunk_width(n_clients), work)
     return corrected, torch.from_numpy(sums.sum(axis=0))

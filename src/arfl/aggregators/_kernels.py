@@ -9,16 +9,14 @@ come from `arfl.aggregators._networks`.
 What kernels take from other files are arguments: numba keeps a kernel on disk for as long as this
 file is unchanged, and would not see another file's constant change.
 
-All kernels release the interpreter's lock and use one thread; `arfl.aggregators._compiled` runs
-them side by side. No kernel uses numba's own threading, which would change torch's.
+Each uses one thread; `arfl.aggregators._compiled` runs them side by side.
 """
 
 import functools
-import hashlib
 
-import numba
 import numpy as np
 
+from arfl import compiled
 from arfl.aggregators._networks import (
     exchange_lines,
     line_crossings,
@@ -29,11 +27,8 @@ from arfl.aggregators._networks import (
 
 LANES = 64
 
-_kernel = numba.njit(nogil=True, cache=True, error_model="numpy")
-_inlined = numba.njit(nogil=True, error_model="numpy", forceinline=True)
 
-
-@_inlined
+@compiled.inlined
 def _exchange(rows, network):
     """Apply a network to the rows of a (n, LANES) scratch array."""
     for step in range(network.shape[0]):
@@ -51,7 +46,7 @@ def _exchange(rows, network):
                 second[lane] = max(first[lane], second[lane])
 
 
-@_inlined
+@compiled.inlined
 def _middle(rows, network, low, high, median):
     """Mean of the rows ``low`` and ``high`` that the network leaves, into ``median`` (LANES,)."""
     _exchange(rows, network)
@@ -59,7 +54,7 @@ def _middle(rows, network, low, high, median):
         median[lane] = rows[low, lane] + (rows[high, lane] - rows[low, lane]) * 0.5
 
 
-@_inlined
+@compiled.inlined
 def _load(models, start, width, rows):
     """Copy ``width`` columns to float64 lanes; lanes beyond them get zeros."""
     for client in range(models.shape[0]):
@@ -70,7 +65,7 @@ def _load(models, start, width, rows):
             rows[client, lane] = 0.0
 
 
-@_kernel
+@compiled.kernel
 def weighted_sum(models, start, stop, weights, total):
     """total[n] = sum over k of weights[k] * models[k, n] for start <= n < stop."""
     lanes = np.empty(LANES)
@@ -85,7 +80,7 @@ def weighted_sum(models, start, stop, weights, total):
             out[lane] = lanes[lane]
 
 
-@_kernel
+@compiled.kernel
 def trimmed_mean(models, start, stop, cut, network, mean):
     """mean[n] of the values from rank ``cut`` to K - 1 - cut, for start <= n < stop."""
     n_clients = models.shape[0]
@@ -103,7 +98,7 @@ def trimmed_mean(models, start, stop, cut, network, mean):
             mean[at + lane] = lanes[lane] / (n_clients - 2 * cut)
 
 
-@_inlined
+@compiled.inlined
 def _places(raw, client, place):
     """place[.] = rank from 0 of one client's value; equal values rank in the order of clients."""
     place[:] = 0.0
@@ -115,7 +110,7 @@ def _places(raw, client, place):
             place[lane] += 1.0 if raw[other, lane] < raw[client, lane] else 0.0
 
 
-@_kernel
+@compiled.kernel
 def line_chunk(models, start, stop, full, inner, outer, lines):
     """Lines of Eq. 1-2 for ranks 1..K and the columns start..stop, in blocks of lanes.
 
@@ -153,7 +148,7 @@ def line_chunk(models, start, stop, full, inner, outer, lines):
         _middle(rows, outer, low, high, lines[block, 3 * n_clients + 1])
 
 
-@_inlined
+@compiled.inlined
 def _at_most(a, b):
     return 1.0 if a <= b else 0.0
 
@@ -197,7 +192,7 @@ def unrolled_line_chunk(n_clients):
     source = (
         middle_function("_inner", n_clients - 1)
         + middle_function("_outer", n_clients)
-        + "def line_chunk_NAME(models, start, stop, lines):\n"
+        + "def NAME(models, start, stop, lines):\n"
         + "    for block in range((stop - start + LANES - 1) // LANES):\n"
         + "        at = start + block * LANES\n"
         + "        _load(models, at, min(LANES, stop - at), lines[block])\n"
@@ -208,17 +203,14 @@ def unrolled_line_chunk(n_clients):
             for loop in loops
         )
     )
-    space = {"__name__": __name__, "LANES": LANES, "_load": _load, "_at_most": _at_most}
     # One short loop for each result: LLVM does not vectorise one long one.
-    # Numba keeps the kernel on disk under its name and this file's, so the name tells the sources.
-    name = f"line_chunk_{n_clients}_{hashlib.sha256(source.encode()).hexdigest()[:12]}"
-    source = source.replace("line_chunk_NAME", name)
-    exec(compile(source, __file__, "exec"), space)
-    space["_inner"], space["_outer"] = _inlined(space["_inner"]), _inlined(space["_outer"])
-    return _kernel(space[name])
+    space = {"LANES": LANES, "_load": _load, "_at_most": _at_most}
+    return compiled.generated(
+        __file__, f"line_chunk_{n_clients}", source, space, inlined=("_inner", "_outer")
+    )
 
 
-@_kernel
+@compiled.kernel
 def line_centre(lines, start, stop, middle, centre):
     """centre[n] = the value at the rank ``middle`` of `line_chunk`'s lines, start <= n < stop."""
     slope = 3 * (lines.shape[1] - 2) // 4
@@ -228,7 +220,7 @@ def line_centre(lines, start, stop, middle, centre):
         centre[start + n] = lines[block, intercept, lane] + lines[block, slope, lane] * middle
 
 
-@_kernel
+@compiled.kernel
 def reweight_chunk(
     models, lines, start, stop,
     ranks, roots, network, separate, skip, factor, offset, clip, zero, lost, delta, rounding,

@@ -1,0 +1,104 @@
+"""Numba kernels: compiled once on a machine, kept on disk, run on torch's number of threads.
+
+Kernels are kept by numba in ``__pycache__`` beside the file that defines them or, where that is not
+writable, in the user's cache folder (or in ``NUMBA_CACHE_DIR``). However many processes start at
+once, one compiles and the others wait for it; once compiled, none waits. No kernel uses numba's own
+threading, which would change torch's; all release the interpreter's lock.
+
+Importing this imports numba.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import llvmlite.binding
+import numba
+import torch
+
+_OPTIONS = {"nogil": True, "error_model": "numpy"}
+kernel = numba.njit(**_OPTIONS, cache=True)
+inlined = numba.njit(**_OPTIONS, forceinline=True)
+
+# Where numba finds no folder to keep kernels in it raises RuntimeError here, at the import, while
+# plain torch can still take over.
+kernel(lambda: None)
+
+
+def generated(
+    file: str, name: str, source: str, space: dict, inlined: Sequence[str] = (), **options: object
+) -> Callable:
+    """A kernel from generated source, which defines the function NAME.
+
+    Numba keeps it on disk under its name and ``file``, so the name tells the source.
+
+    Args:
+        file: the file that generates the source.
+        name: what the kernel does; a hash of the source is appended.
+        source: Python; NAME stands for the kernel's name.
+        space: the names that the source refers to.
+        inlined: functions that the source defines for its kernel to call.
+        options: of `numba.njit`, for the kernel and what it calls.
+    """
+    name = f"{name}_{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+    space = {"__name__": __name__} | space
+    exec(compile(source.replace("NAME", name), file, "exec"), space)
+    for callee in inlined:
+        space[callee] = numba.njit(space[callee], **_OPTIONS | {"forceinline": True} | options)
+    return numba.njit(space[name], **_OPTIONS | {"cache": True} | options)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path`` if its file system has locks; else go on without."""
+    with open(path, "w") as stream:
+        with contextlib.suppress(OSError):
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def compile_alone(step: Callable[[], object], beside: Callable, key: str) -> None:
+    """Run ``step``, which compiles, unless a process has done so: then numba finds it on disk.
+
+    Args:
+        step: a first, small call of kernels.
+        beside: one of them; in the folder where numba keeps it a stamp is left.
+        key: all that the compiled code depends on, but for numba and the processor.
+    """
+    folder = Path(beside.stats.cache_path)
+    machine = f"{numba.__version__} {llvmlite.binding.get_host_cpu_name()} {key}"
+    stamp = folder / f"{hashlib.sha256(machine.encode()).hexdigest()[:16]}.compiled"
+    if stamp.exists():
+        return
+    with _alone(folder / "compiling.lock"):
+        if not stamp.exists():
+            step()
+            stamp.touch()
+
+
+def over_chunks(n: int, width: int, work: Callable) -> None:
+    """Run ``work()(chunk, start, stop)`` for chunks of 0 to n - 1, in torch's number of threads.
+
+    ``work`` is called once in each thread, to make its scratch.
+    """
+    starts = range(0, n, width)
+    tickets = itertools.count()
+
+    def worker():
+        task = work()
+        while (chunk := next(tickets)) < len(starts):
+            task(chunk, starts[chunk], min(starts[chunk] + width, n))
+
+    threads = min(torch.get_num_threads(), len(starts))
+    if threads == 1:
+        worker()
+        return
+    with ThreadPoolExecutor(threads - 1) as pool:
+        others = [pool.submit(worker) for _ in range(threads - 1)]
+        worker()
+        for done in others:
+            done.result()
