@@ -10,10 +10,12 @@ Importing this imports numba.
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import llvmlite.binding
@@ -80,6 +82,15 @@ def compile_alone(step: Callable[[], object], beside: Callable, key: str) -> Non
             stamp.touch()
 
 
+@functools.lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
+
+
+# A forked process has the pool but not its threads.
+os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
 def over_chunks(n: int, width: int, work: Callable) -> None:
     """Run ``work()(chunk, start, stop)`` for chunks of 0 to n - 1, in torch's number of threads.
 
@@ -97,8 +108,10 @@ def over_chunks(n: int, width: int, work: Callable) -> None:
     if threads == 1:
         worker()
         return
-    with ThreadPoolExecutor(threads - 1) as pool:
-        others = [pool.submit(worker) for _ in range(threads - 1)]
+    others = [_pool(threads - 1).submit(worker) for _ in range(threads - 1)]
+    try:
         worker()
-        for done in others:
-            done.result()
+    finally:
+        wait(others)
+    for done in others:
+        done.result()

@@ -19,6 +19,7 @@ from arfl.aggregators import (
     _dense,
     _line,
     _networks,
+    _rows,
     fedavg,
     median,
     repeated_median,
@@ -162,6 +163,21 @@ def test_kernels_and_dense_steps_agree(monkeypatch, device, n_clients, variant, 
     slow, expected = _dense.reweight(models, variant, 2.0, 0.1)
     torch.testing.assert_close(fast, slow, rtol=rtol, atol=rtol)
     torch.testing.assert_close(sums, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("column", [0, 40_000, 69_999])
+def test_a_single_bad_value_leaves_its_row_out(implementation, dtype, bad, column):
+    models = normal(3, 70_000, dtype=dtype)
+    # finite, though its sum is not
+    models[0] = torch.finfo(dtype).max
+    models[1, column] = bad
+    assert _rows.finite_rows(models).kept == (0, 2)
+    models = models[1:]
+    model, weights = fedavg(models, sample_counts=[5, 2])
+    torch.testing.assert_close(model, models[1], rtol=1e-7, atol=0)
+    assert weights.tolist() == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

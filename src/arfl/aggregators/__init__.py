@@ -28,7 +28,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from arfl.aggregators._backend import compile_kernels
-from arfl.aggregators._rows import NoFiniteModelError, finite_rows, spread_weights
+from arfl.aggregators._rows import FiniteRows, NoFiniteModelError, combine_finite
 from arfl.errors import UserError
 
 
@@ -84,7 +84,8 @@ def make(name: str, /, **options: object) -> Callable[[Tensor, Context], Aggrega
     if name not in names():
         raise UserError(f"unknown aggregator {name!r}; known aggregators: {', '.join(names())}")
     module = importlib.import_module(f"{__name__}.{name}")
-    plain = _function(name).__wrapped__
+    function = _function(name)
+    plain = function.__wrapped__
     maker = getattr(module, "for_rounds", None)
     parameters = inspect.signature(maker or plain).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
@@ -102,19 +103,21 @@ def make(name: str, /, **options: object) -> Callable[[Tensor, Context], Aggrega
     combine = maker(**options) if maker else lambda models, _: plain(models, **options)
 
     def aggregate(models: Tensor, context: Context) -> Aggregation:
-        n_rows = len(models)
-        try:
-            rows = finite_rows(models)
-        except NoFiniteModelError:
-            return Aggregation(context.global_model.clone(), None, tuple(range(n_rows)))
-        if rows.excluded:
-            context = replace(
+        def of_rows(rows: FiniteRows) -> tuple[Tensor, Tensor | None]:
+            if not rows.excluded:
+                return combine(rows.models, context)
+            kept = replace(
                 context,
                 client_ids=tuple(context.client_ids[row] for row in rows.kept),
                 sample_counts=tuple(context.sample_counts[row] for row in rows.kept),
             )
-        model, weights = combine(rows.models, context)
-        return Aggregation(model, spread_weights(weights, rows.kept, n_rows), rows.excluded)
+            return combine(rows.models, kept)
+
+        try:
+            model, weights, rows = combine_finite(models, of_rows, function.linear)
+        except NoFiniteModelError:
+            return Aggregation(context.global_model.clone(), None, tuple(range(len(models))))
+        return Aggregation(model, weights, rows.excluded)
 
     return aggregate
 

@@ -1,6 +1,6 @@
 """The numeric steps as compiled kernels on the CPU: the fast twin of `arfl.aggregators._dense`.
 
-The same four functions with the same results to rounding. Each cuts the columns into chunks of a
+The same five functions with the same results to rounding. Each cuts the columns into chunks of a
 width that depends on K alone, hands them to as many Python threads as torch has, and adds up what
 chunks sum in the order of the chunks: results do not depend on the number of threads, bit for bit.
 """
@@ -19,8 +19,8 @@ from arfl.aggregators import _kernels, _networks
 from arfl.aggregators._line import ZERO_RESIDUAL, scheme
 from arfl.aggregators._networks import middle_ranks, network
 
-_SUM_WIDTH = 2**14
-"""Columns of a chunk of a weighted sum, which streams through memory in long rows."""
+_SUM_WIDTH = 2**16
+"""Columns of a chunk of what streams through memory in long rows."""
 
 
 def _chunk_width(n_clients: int) -> int:
@@ -76,6 +76,19 @@ def _compiled(step: Callable) -> Callable:
         return step(models, *options)
 
     return compiled_step
+
+
+@_compiled
+def finite_rows(models: Tensor) -> list[bool]:
+    """Whether each row holds neither NaN nor infinity."""
+    values = models.contiguous().numpy()
+    marks = np.empty((-(-values.shape[1] // _SUM_WIDTH), len(values)))
+    compiled.over_chunks(
+        values.shape[1],
+        _SUM_WIDTH,
+        lambda: lambda chunk, start, stop: _kernels.finite_rows(values, start, stop, marks[chunk]),
+    )
+    return (marks.sum(axis=0) == 0).tolist()
 
 
 @_compiled

@@ -1,8 +1,9 @@
 """The numeric steps in plain torch, on any device: the fallback of the kernels of CPU and GPU.
 
-The four public functions take finite (K, N) models. They work in float64 on chunks of columns that
-fit a fixed budget of memory, so that nothing of size K x K x N is ever held. No step loops over
-parameters, and none waits for a GPU, but for the first of a K: all shapes follow from K and N.
+The public functions take (K, N) models, all but `finite_rows` finite ones. They work in float64 on
+chunks of columns that fit a fixed budget of memory, so that nothing of size K x K x N is ever held.
+No step loops over parameters, and none but `finite_rows` waits for a GPU, except for the first of a
+K: all shapes follow from K and N.
 """
 
 import functools
@@ -101,6 +102,15 @@ def reweight_sorted(
     deviation = weight - weight.mean(dim=0)
     spread = (deviation.square().sum(dim=0) / (n_clients - constants.degrees_lost)).sqrt()
     return torch.where(extreme, fitted, ordered), weight, spread
+
+
+def finite_rows(models: Tensor) -> list[bool]:
+    """Whether each row holds neither NaN nor infinity. Waits for the GPU, once if all do."""
+    # A sum passes NaN and infinity on and needs no (K, N) mask, but may itself overflow.
+    finite = models.sum(dim=1).isfinite().tolist()
+    if not all(finite):
+        finite = (models.amin(dim=1).isfinite() & models.amax(dim=1).isfinite()).tolist()
+    return finite
 
 
 def weighted_sum(models: Tensor, weights: Tensor) -> Tensor:

@@ -242,6 +242,9 @@ def probe() -> None:
         raise RuntimeError(str(error)) from error
 
 
+finite_rows = _dense.finite_rows
+
+
 def weighted_sum(models: Tensor, weights: Tensor) -> Tensor:
     """(N,) sum over k of ``weights[k] * models[k]``, accumulated in float64."""
     total = torch.empty_like(models[0])

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from arfl.aggregators._backend import backend
 from arfl.errors import UserError
 
 
@@ -26,8 +27,18 @@ class FiniteRows(NamedTuple):
     """the row indices left out, ascending."""
 
 
+def _check(models: Tensor) -> None:
+    """Refuse what is no (K, N) matrix of float32 or float64, with a ValueError."""
+    if models.ndim != 2 or models.shape[0] == 0 or models.shape[1] == 0:
+        raise ValueError(
+            f"models must be a (clients, parameters) matrix, got shape {tuple(models.shape)}"
+        )
+    if models.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"models must be float32 or float64, got {models.dtype}")
+
+
 def finite_rows(models: Tensor) -> FiniteRows:
-    """Check the matrix and leave out each row that holds a NaN or an infinity.
+    """Leave out each row that holds a NaN or an infinity.
 
     One pass over the matrix where all rows are finite and, on a GPU, the only synchronisation of
     a rule.
@@ -39,17 +50,9 @@ def finite_rows(models: Tensor) -> FiniteRows:
         ValueError: if the shape or the type is another.
         NoFiniteModelError: if no row is finite.
     """
-    if models.ndim != 2 or models.shape[0] == 0 or models.shape[1] == 0:
-        raise ValueError(
-            f"models must be a (clients, parameters) matrix, got shape {tuple(models.shape)}"
-        )
-    if models.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"models must be float32 or float64, got {models.dtype}")
+    _check(models)
     models = models.detach()
-    # A sum passes NaN and infinity on and needs no (K, N) mask, but may itself overflow.
-    finite = models.sum(dim=1).isfinite().tolist()
-    if not all(finite):
-        finite = (models.amin(dim=1).isfinite() & models.amax(dim=1).isfinite()).tolist()
+    finite = backend(models).finite_rows(models)
     kept = tuple(row for row, good in enumerate(finite) if good)
     if not kept:
         raise NoFiniteModelError(
@@ -62,7 +65,7 @@ def finite_rows(models: Tensor) -> FiniteRows:
     return FiniteRows(models[list(kept)], kept, excluded)
 
 
-def spread_weights(weights: Tensor | None, kept: tuple[int, ...], n_rows: int) -> Tensor | None:
+def _spread_weights(weights: Tensor | None, kept: tuple[int, ...], n_rows: int) -> Tensor | None:
     """(K,) weights from those (K',) of the kept rows; the rows left out get 0."""
     if weights is None or len(kept) == n_rows:
         return weights
@@ -71,13 +74,42 @@ def spread_weights(weights: Tensor | None, kept: tuple[int, ...], n_rows: int) -
     return spread
 
 
-def rule(*per_client: str) -> Callable:
+def combine_finite(
+    models: Tensor, combine: Callable[[FiniteRows], tuple[Tensor, Tensor | None]], linear: bool
+) -> tuple[Tensor, Tensor | None, FiniteRows]:
+    """Combine the finite rows of a matrix.
+
+    Args:
+        models: (K, N), see `finite_rows`.
+        combine: from the rows to the (N,) model and their (K',) weights, or None for these.
+        linear: whether the model is a sum of all rows with fixed factors. A row that is not finite
+            then shows in the model, so that the rows are looked at only if it does.
+
+    Returns:
+        The model, the weights spread to (K,), and the rows.
+
+    Raises:
+        ValueError, NoFiniteModelError: see `finite_rows`.
+    """
+    if linear:
+        _check(models)
+        rows = FiniteRows(models.detach(), tuple(range(len(models))), ())
+        model, weights = combine(rows)
+        if all(backend(models).finite_rows(model.unsqueeze(0))):
+            return model, weights, rows
+    rows = finite_rows(models)
+    model, weights = combine(rows)
+    return model, _spread_weights(weights, rows.kept, len(models)), rows
+
+
+def rule(*per_client: str, linear: bool = False) -> Callable:
     """Decorate a rule so that it leaves out the rows that are not finite.
 
     The function under the decorator (its ``__wrapped__``) sees finite rows only.
 
     Args:
         per_client: names of the rule's arguments that hold one entry for each row of ``models``.
+        linear: see `combine_finite`; such a rule may see rows that are not finite, in vain.
     """
 
     def decorate(function: Callable) -> Callable:
@@ -86,21 +118,26 @@ def rule(*per_client: str) -> Callable:
         @functools.wraps(function)
         def on_finite_rows(*args, **kwargs):
             call = signature.bind(*args, **kwargs)
-            n_rows = len(call.arguments["models"])
-            for name in per_client:
-                entries = call.arguments.get(name)
-                if entries is not None and len(entries) != n_rows:
-                    raise ValueError(f"{name} has {len(entries)} entries for {n_rows} models")
-            rows = finite_rows(call.arguments["models"])
-            call.arguments["models"] = rows.models
-            if rows.excluded:
-                for name in per_client:
-                    if call.arguments.get(name) is not None:
-                        entries = call.arguments[name]
-                        call.arguments[name] = [entries[row] for row in rows.kept]
-            model, weights = function(*call.args, **call.kwargs)
-            return model, spread_weights(weights, rows.kept, n_rows)
+            models = call.arguments["models"]
+            given = {
+                name: call.arguments[name]
+                for name in per_client
+                if call.arguments.get(name) is not None
+            }
+            for name, entries in given.items():
+                if len(entries) != len(models):
+                    raise ValueError(f"{name} has {len(entries)} entries for {len(models)} models")
 
+            def combine(rows: FiniteRows):
+                call.arguments["models"] = rows.models
+                if rows.excluded:
+                    for name, entries in given.items():
+                        call.arguments[name] = [entries[row] for row in rows.kept]
+                return function(*call.args, **call.kwargs)
+
+            return combine_finite(models, combine, linear)[:2]
+
+        on_finite_rows.linear = linear
         return on_finite_rows
 
     return decorate

@@ -9,7 +9,7 @@ from arfl.aggregators._backend import backend
 from arfl.aggregators._rows import rule
 
 
-@rule("sample_counts")
+@rule("sample_counts", linear=True)
 def fedavg(models: Tensor, *, sample_counts: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
     r"""Average the models, :math:`\sum_k n_k M^{(k)} / \sum_i n_i`.
 
@@ -32,13 +32,13 @@ def fedavg(models: Tensor, *, sample_counts: Sequence[int] | None = None) -> tup
         McMahan et al., "Communication-efficient learning of deep networks from decentralized
         data", AISTATS 2017.
     """
-    if sample_counts is None:
-        counts = torch.ones(len(models), dtype=torch.float64, device=models.device)
-    else:
-        counts = torch.tensor(list(sample_counts), dtype=torch.float64, device=models.device)
-        if min(sample_counts) < 0 or max(sample_counts) <= 0:
-            raise ValueError(f"sample counts must be positive, got {list(sample_counts)}")
-    weights = counts / counts.sum()
+    counts = [1] * len(models) if sample_counts is None else list(sample_counts)
+    if min(counts) < 0 or max(counts) <= 0:
+        raise ValueError(f"sample counts must be positive, got {counts}")
+    total = sum(counts)
+    weights = torch.tensor(
+        [count / total for count in counts], dtype=torch.float64, device=models.device
+    )
     return backend(models).weighted_sum(models, weights), weights.to(models.dtype)
 
 
