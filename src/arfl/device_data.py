@@ -39,7 +39,7 @@ class DeviceData:
         if normalisation is not None:
             mean = torch.tensor(normalisation["mean"], device=device).view(-1, 1, 1)
             std = torch.tensor(normalisation["std"], device=device).view(-1, 1, 1)
-            # (x / 255 - mean) / std in one multiplication and one addition.
+            # (x / 255 - mean) / std as one multiplication and one addition.
             self._scale, self._shift = 1 / (255 * std), -mean / std
 
     @property
@@ -49,12 +49,13 @@ class DeviceData:
 
     def _inputs(self, x: Tensor) -> Tensor:
         if x.dtype == torch.uint8:
-            return torch.addcmul(self._shift, x.float(), self._scale)
+            return x.float().mul_(self._scale).add_(self._shift)
         return x
 
     def train_batch(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Inputs (K, B, ...) and int64 labels (K, B) of training samples ``indices`` (K, B)."""
-        x = self._train_x[indices]
+        # Row by row: general indexing takes ten times as long on a CPU.
+        x = self._train_x.index_select(0, indices.flatten()).unflatten(0, indices.shape)
         if self.augment:
             x = augment_images(x.flatten(0, 1), generator).unflatten(0, indices.shape)
         return self._inputs(x), self._train_y[indices].long()
