@@ -48,8 +48,8 @@ $(STAMP): requirements.lock pyproject.toml
 	fi && \
 	VIRTUAL_ENV=$(VENV) "$$uv" pip sync --quiet --compile-bytecode --require-hashes requirements.lock && \
 	VIRTUAL_ENV=$(VENV) "$$uv" pip install --quiet --no-deps --editable .
-	@# Aggregation kernels for 10 and 100 clients; other numbers are compiled when first met.
-	@$(BIN)/python -c 'from arfl.aggregators import compile_kernels; compile_kernels((10, 100))'
+	@# The CNN's kernels, and aggregation's for 10 and 100 clients; others are compiled when first met.
+	@$(BIN)/python -c 'from arfl import aggregators, models; models.compile_kernels(); aggregators.compile_kernels((10, 100))'
 	@rm -f $(VENV)/.installed-* && touch $@
 
 clean-env:

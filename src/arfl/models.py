@@ -155,6 +155,17 @@ class Cnn(Model):
         return _linear(h, tensors, "fc2")
 
 
+def compile_kernels() -> None:
+    """Compile, and keep on disk, what training the CNN on the CPU needs.
+
+    Optional, like `arfl.aggregators.compile_kernels`: the first training does the same.
+    """
+    model = Cnn(10)
+    flat = model.initial(torch.Generator()).unsqueeze(0).requires_grad_()
+    x = torch.zeros(1, 1, 1, 28, 28)
+    model.forward(model.layout.views(flat), x, training=True, generator=None).sum().backward()
+
+
 class ResNet18(Model):
     """ResNet-18 (He et al. 2015) for 32x32 colour images: 3x3 stem, no stem pooling.
 
