@@ -67,6 +67,7 @@ def compile_kernels(n_clients: Iterable[int] = (10,), dtype: torch.dtype = torch
     for n in n_clients:
         models = torch.zeros(n, 1, dtype=dtype)
         steps = _compiled_module() or _dense
+        steps.finite_rows(models)
         steps.weighted_sum(models, torch.ones(n))
         steps.trimmed_mean(models, 0)
         steps.repeated_median(models)
