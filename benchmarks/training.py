@@ -52,12 +52,11 @@ def main():
         for k in range(CLIENTS)
     ]
     start = models.Cnn(10).initial(torch.Generator().manual_seed(0))
-    lanes = models._lane_convolution
 
-    def train(batch_size, samples_at_once, convolution):
-        model = models.Cnn(10)
-        model.samples_at_once_cpu = samples_at_once
-        models._lane_convolution = convolution
+    def train(batch_size, lanes, samples_at_once=None):
+        model = models.Cnn(10, lanes=lanes)
+        if samples_at_once is not None:
+            model.samples_at_once_cpu = samples_at_once
         settings = LocalSettings("sgd", 0.5, batch_size, None)
         begin = time.perf_counter()
         trained = train_clients(model, data, start, clients, settings, Attack(), 1, 1)
@@ -66,10 +65,10 @@ def main():
     for batch_size in (128, 64, 8):
         ours, theirs = 0.0, 0.0
         for _ in range(TURNS):
-            speed, with_lanes = train(batch_size, models.Cnn.samples_at_once_cpu, lanes)
+            speed, with_lanes = train(batch_size, lanes=True)
             ours = max(ours, speed)
             for at_once in (batch_size, 128):
-                speed, with_torch = train(batch_size, at_once, lambda: None)
+                speed, with_torch = train(batch_size, lanes=False, samples_at_once=at_once)
                 theirs = max(theirs, speed)
         distance = float((with_lanes - with_torch).abs().max())
         print(

@@ -164,7 +164,9 @@ def run(
     """
     task = settings["task"]
     data = DeviceData(dataset, device, augment=task["augment"])
-    model = models.build(task["model"], dataset.meta, task["dropout"])
+    samples = _training_samples(partition, task["train_share"])
+    in_all = task["rounds"] * task["epochs"] * sum(map(len, samples))
+    model = models.build(task["model"], dataset.meta, task["dropout"], in_all)
     attack, attacker_settings = attacks.Attack(), {}
     if settings["attack"] is not None:
         attack = attacks.make(
@@ -181,7 +183,6 @@ def run(
         batch_size=task["batch_size"],
         max_batches_per_epoch=task["max_batches_per_epoch"],
     )
-    samples = _training_samples(partition, task["train_share"])
 
     def client(number: int, attacking: bool) -> Client:
         epochs, lr = task["epochs"], task["lr"]

@@ -118,11 +118,17 @@ def _lane_convolution() -> ModuleType | None:
 
 
 class Cnn(Model):
-    """The paper's CNN for MNIST (Table 5): 3,146 parameters for 28x28 grey images, 10 classes."""
+    """The paper's CNN for MNIST (Table 5): 3,146 parameters for 28x28 grey images, 10 classes.
 
-    samples_at_once_cpu = 384
+    Args:
+        n_classes: outputs.
+        lanes: whether the convolutions run on a CPU by `arfl.lane_convolution`.
+    """
 
-    def __init__(self, n_classes: int):
+    def __init__(self, n_classes: int, lanes: bool = True):
+        self._lanes = lanes
+        if lanes:
+            self.samples_at_once_cpu = 384
         self.layout = Layout(
             {
                 "conv1.weight": (4, 1, 5, 5),
@@ -139,7 +145,7 @@ class Cnn(Model):
 
     def forward(self, tensors, x, training, generator):
         """See `Model.forward`; x is (K, B, 1, 28, 28)."""
-        lanes = _lane_convolution() if x.device.type == "cpu" else None
+        lanes = _lane_convolution() if self._lanes and x.device.type == "cpu" else None
         if lanes is not None:
             h = lanes.to_lanes(x)
             for name in ("conv1", "conv2"):
@@ -308,14 +314,19 @@ class LoanNet(Model):
 
 NAMES = ("cnn", "resnet18", "fasttext", "loannet")
 
+_SHORT = 100_000
+"""Samples trained on in all below which the CNN runs by PyTorch's operations on a CPU too: loading
+numba and the kernels takes most of a second, which is more than so few samples save."""
 
-def build(name: str, meta: dict, dropout: float = 0.0) -> Model:
+
+def build(name: str, meta: dict, dropout: float, training_samples: int) -> Model:
     """The network ``name`` sized for a dataset.
 
     Args:
         name: one of `NAMES`.
         meta: the prepared dataset's metadata (``n_classes``, ``vocabulary_size``, array shapes).
         dropout: probability; only loannet has any.
+        training_samples: how many all clients train on in all rounds and epochs, about.
 
     Raises:
         UserError: for an unknown name, or data that the network does not take.
@@ -333,7 +344,7 @@ def build(name: str, meta: dict, dropout: float = 0.0) -> Model:
             "change the task's model or data"
         )
     if name == "cnn":
-        return Cnn(meta["n_classes"])
+        return Cnn(meta["n_classes"], lanes=training_samples >= _SHORT)
     if name == "resnet18":
         return ResNet18(meta["n_classes"])
     if name == "fasttext":

@@ -33,9 +33,18 @@ def drawn(model, n_clients):
     return torch.stack([model.initial(stream(seed)) for seed in range(n_clients)])
 
 
+def build(name, described, dropout=0.0, training_samples=10**6):
+    return models.build(name, described, dropout, training_samples)
+
+
 def cnn_case(n_clients):
     x = torch.randn(n_clients, 6, 1, 28, 28, generator=stream(1))
     return models.Cnn(10), ReferenceCnn(), x
+
+
+def cnn_without_lanes_case(n_clients):
+    _, reference, x = cnn_case(n_clients)
+    return models.Cnn(10, lanes=False), reference, x
 
 
 def fasttext_case(n_clients):
@@ -55,7 +64,7 @@ def loannet_case(n_clients):
 
 
 @pytest.mark.parametrize("n_clients", [1, 3])
-@pytest.mark.parametrize("case", [cnn_case, fasttext_case, loannet_case])
+@pytest.mark.parametrize("case", [cnn_case, cnn_without_lanes_case, fasttext_case, loannet_case])
 def test_logits_and_gradients_are_those_of_a_module_for_each_client(case, n_clients):
     model, reference, x = case(n_clients)
     flat = drawn(model, n_clients).requires_grad_()
@@ -275,13 +284,13 @@ def test_the_stream_decides_the_initial_model():
 
 
 def test_build_sizes_the_network_for_the_data():
-    assert models.build("cnn", meta((1, 28, 28))).layout.size == 3_146
-    resnet = models.build("resnet18", meta((3, 32, 32), n_classes=7))
+    assert build("cnn", meta((1, 28, 28))).layout.size == 3_146
+    resnet = build("resnet18", meta((3, 32, 32), n_classes=7))
     assert resnet.layout.shapes["fc.weight"] == (7, 512)
-    text = models.build("fasttext", meta((256,), n_classes=2, vocabulary_size=40))
+    text = build("fasttext", meta((256,), n_classes=2, vocabulary_size=40))
     assert text.binary
     assert text.layout.shapes["embedding.weight"] == (40, 100)
-    loan = models.build("loannet", meta((91,), n_classes=9), dropout=0.5)
+    loan = build("loannet", meta((91,), n_classes=9), dropout=0.5)
     assert [loan.layout.shapes[f"fc{i}.weight"] for i in (1, 2, 3)] == [(46, 91), (23, 46), (9, 23)]
 
 
@@ -297,11 +306,21 @@ def test_build_sizes_the_network_for_the_data():
 )
 def test_data_that_a_network_does_not_take_is_one_message(name, described):
     with pytest.raises(UserError, match=f"model {name} does not take the data made"):
-        models.build(name, described)
+        build(name, described)
 
 
 def test_unknown_names_and_dropout_where_there_is_none_are_refused():
     with pytest.raises(UserError, match=r"unknown model 'vgg'; choose one of cnn, resnet18"):
-        models.build("vgg", meta((1, 28, 28)))
+        build("vgg", meta((1, 28, 28)))
     with pytest.raises(UserError, match="model cnn has no dropout"):
-        models.build("cnn", meta((1, 28, 28)), dropout=0.5)
+        build("cnn", meta((1, 28, 28)), dropout=0.5)
+
+
+def test_only_long_trainings_load_the_lane_kernels(monkeypatch):
+    asked = []
+    monkeypatch.setattr(models, "_lane_convolution", lambda: asked.append(True))
+    for training_samples, expected in [(20_000, []), (10**6, [True])]:
+        model = build("cnn", meta((1, 28, 28)), training_samples=training_samples)
+        tensors = model.layout.views(drawn(model, 1))
+        model.forward(tensors, torch.zeros(1, 2, 1, 28, 28), training=True, generator=None)
+        assert asked == expected
