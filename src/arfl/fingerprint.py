@@ -46,6 +46,15 @@ def _is_text(statement: ast.stmt) -> bool:
     )
 
 
+def _contents(node: object) -> object:
+    """A syntax tree as nested tuples without what is absent or empty: ast.dump's text would depend
+    on Python's version, which adds fields and prints empty ones or not."""
+    if isinstance(node, ast.AST):
+        given = [(name, value) for name, value in ast.iter_fields(node) if value not in (None, [])]
+        return type(node).__name__, *((name, _contents(value)) for name, value in given)
+    return [_contents(part) for part in node] if isinstance(node, list) else node
+
+
 @functools.cache
 def _parse(module: str) -> tuple[str, tuple[str, ...]]:
     """The module's code without docstrings, and the arfl modules that it imports."""
@@ -65,7 +74,7 @@ def _parse(module: str) -> tuple[str, tuple[str, ...]]:
     ours = (name for name in imported if name.split(".")[0] == "arfl" and _file_of(name))
     # A package's front door names all its rules: following it would tie each cell to every rule.
     follow = () if path.name == "__init__.py" else tuple(sorted(ours))
-    return ast.dump(tree), follow
+    return repr(_contents(tree)), follow
 
 
 @functools.cache

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,24 @@ def before():
 
 def test_where_the_package_lies_does_not_count(package, before):
     assert package.of_cells() == before
+
+
+def test_pythons_version_does_not_count(before):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from arfl import fingerprint\n"
+        "print(fingerprint.of_cell('label_flip', 'residual_reweighting'))"
+    )
+    source = str(Path(fingerprint.__file__).parents[1])
+    others = {}
+    for minor in set(range(11, 16)) - {sys.version_info.minor}:
+        python = shutil.which(f"python3.{minor}")
+        # A shim on the path may stand for a version that is not there.
+        if python and not subprocess.run([python, "-c", ""], capture_output=True).returncode:
+            others[minor] = subprocess.check_output([python, "-c", code, source], text=True).strip()
+    if not others:
+        pytest.skip("there is no other Python from 3.11 on")
+    assert set(others.values()) == {before["label_flip", "residual_reweighting"]}, others
 
 
 def changed(before, after):
