@@ -5,6 +5,8 @@ again.
 """
 
 import copy
+import hashlib
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -370,7 +372,19 @@ class Grid:
         return value
 
     def plan(self) -> dict:
-        """The run for those who only read records: every target's points and their records."""
+        """The run for those who only read records: every target's points and their records.
+
+        A point's ``settings`` names an entry of the plan's ``settings``, which many points share.
+        """
+        settings = {}
+
+        def key(cell: Cell) -> str:
+            value = self.settings(cell)
+            text = json.dumps(value, sort_keys=True)
+            digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+            settings[digest] = value
+            return digest
+
         return {
             "run": self.run,
             "scale": self.scale,
@@ -388,12 +402,14 @@ class Grid:
                         "x": point.x,
                         "dataset": point.dataset,
                         "cell": point.cell.describe(),
+                        "settings": key(point.cell),
                         "record": self.record_path(point.cell),
                     }
                     for point in points
                 ]
                 for target, points in self.points.items()
             },
+            "settings": settings,
         }
 
 

@@ -76,7 +76,15 @@ class Experiment:
             "seeds": list(self.seeds),
             "aggregators": AGGREGATORS,
             "assumptions": ASSUMPTIONS,
-            "targets": self.targets,
+            "targets": {
+                target: [row | {"settings": row["cell"]["id"]} for row in rows]
+                for target, rows in self.targets.items()
+            },
+            "settings": {
+                row["cell"]["id"]: self._settings(row["cell"])
+                for rows in self.targets.values()
+                for row in rows
+            },
         }
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.plan_path.write_text(json.dumps(plan))
@@ -114,16 +122,7 @@ class Experiment:
         return {
             "format": 1,
             "cell": cell,
-            "settings": {
-                "scale": self.scale,
-                "protocol": "paper",
-                "task": {
-                    "dataset": name, "stands_for": dataset, "model": "cnn", "rounds": self.n_rounds,
-                    "n_clients": n_clients, "epochs": 2, "partition": {"name": "iid"},
-                },
-                "attack": self._attack_settings(cell),
-                "aggregator": {"rule": cell["aggregator"], "options": {}},
-            },
+            "settings": self._settings(cell),
             "data": {
                 "name": name, "stands_for": dataset, "kind": kind, "checksum": "0" * 64,
                 "note": "numbers invented for the tests", "n_train": 1437, "n_test": 360,
@@ -145,6 +144,21 @@ class Experiment:
                 "device": "cpu", "device_name": "test machine", "threads": 1,
                 "started": "2026-01-01T00:00:00Z", "command": "invented for the tests",
             },
+        }  # fmt: skip
+
+    def _settings(self, cell: dict) -> dict:
+        dataset = self.datasets[cell["id"]]
+        name = dataset if self.paper_scale else STAND_INS[dataset][0]
+        return {
+            "scale": self.scale,
+            "protocol": "paper",
+            "task": {
+                "dataset": name, "stands_for": dataset, "model": "cnn", "rounds": self.n_rounds,
+                "n_clients": self._n_clients(cell["task"]), "epochs": 2,
+                "partition": {"name": "iid"},
+            },
+            "attack": self._attack_settings(cell),
+            "aggregator": {"rule": cell["aggregator"], "options": {}},
         }  # fmt: skip
 
     def _rates(self, cell: dict, final: float, progress: float) -> dict:

@@ -1,9 +1,11 @@
 """Real runs of a tiny grid: what they leave, what reruns, what a failure leaves."""
 
+import csv
 import json
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 RECORDS = "results/quick/cells/mnist_shards"
 
@@ -85,6 +87,23 @@ def test_missing_records_are_named_and_not_trained(tiny):
     tiny.snakemake("figure3", "--config", "missing_cells=report")
     assert "0/1 seeds" in (tiny.folder / "results/quick/tables/figure3.md").read_text()
     record.write_text(content)
+
+
+def test_records_are_reported_without_data_and_never_trained_again(tiny):
+    aside = tiny.folder / "aside"
+    aside.mkdir()
+    for name in ("data", "results/quick/partitions"):
+        (tiny.folder / name).rename(aside / Path(name).name)
+    tiny.changed_lines("config.yaml", "lr: 0.05", "lr: 0.06")
+    tiny.snakemake("figure3", "--config", "missing_cells=report")
+    with open(tiny.folder / "results/quick/collected/figure3/cells.csv", newline="") as stream:
+        cells = list(csv.DictReader(stream))
+    assert {cell["reason"] for cell in cells} == {"its task.lr is 0.05, not 0.06 as planned"}
+    tiny.changed_lines("config.yaml", "lr: 0.06", "lr: 0.05")
+    tiny.snakemake("figure3", "--config", "missing_cells=report")
+    assert "0/1 seeds" not in (tiny.folder / "results/quick/tables/figure3.md").read_text()
+    for name in ("data", "results/quick/partitions"):
+        (aside / Path(name).name).rename(tiny.folder / name)
 
 
 def test_an_interrupted_run_leaves_no_part_and_goes_on(tiny):

@@ -9,7 +9,7 @@ these and nothing else, so they can be made again on any machine from the CSV al
 import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -159,9 +159,10 @@ def collect(plan_path: str | Path, target: str, out_dir: str | Path) -> None:
     """Write the four CSV files of one target into ``out_dir``.
 
     A record that does not exist leaves its cell in state ``missing``; one that exists but is not
-    valid JSON, has another format, stops early, belongs to another cell or holds a rate that is
-    not a number between 0 and 1 leaves it in state ``broken`` with the reason. Record paths in the
-    plan are taken relative to the working directory.
+    valid JSON, has another format, stops early, belongs to another cell, was trained with other
+    settings than the plan's or holds a rate that is not a number between 0 and 1 leaves it in
+    state ``broken`` with the reason. Record paths in the plan are taken relative to the working
+    directory.
 
     Raises:
         UserError: the plan cannot be read or has no such target.
@@ -171,7 +172,8 @@ def collect(plan_path: str | Path, target: str, out_dir: str | Path) -> None:
     records: dict[str, dict | _BrokenRecord | None] = {}
     for row in rows:
         if row["record"] not in records:
-            records[row["record"]] = _read_record(Path(row["record"]), row["cell"]["id"], plan)
+            settings = plan["settings"][row["settings"]]
+            records[row["record"]] = _read_record(Path(row["record"]), row["cell"]["id"], settings)
     done = {path: record for path, record in records.items() if isinstance(record, dict)}
 
     out_dir = Path(out_dir)
@@ -197,12 +199,12 @@ def _plan_rows(plan: dict, target: str, plan_path: str | Path) -> list[dict]:
     return targets[target]
 
 
-def _read_record(path: Path, cell_id: str, plan: dict) -> dict | _BrokenRecord | None:
+def _read_record(path: Path, cell_id: str, settings: dict) -> dict | _BrokenRecord | None:
     if not path.exists():
         return None
     try:
         record = read_json(path)
-        _check_record(record, cell_id, plan)
+        _check_record(record, cell_id, settings)
     except (UserError, _BrokenRecord) as problem:
         return _BrokenRecord(str(problem))
     except (KeyError, TypeError, AttributeError) as problem:
@@ -210,14 +212,23 @@ def _read_record(path: Path, cell_id: str, plan: dict) -> dict | _BrokenRecord |
     return record
 
 
-def _check_record(record: dict, cell_id: str, plan: dict) -> None:
+def _differences(value: object, planned: object, name: str = "") -> Iterator[tuple]:
+    """Where two nested dicts differ: the dotted name and both values, None where one has none."""
+    if isinstance(value, dict) and isinstance(planned, dict):
+        for key in planned | value:
+            dotted = f"{name}.{key}" if name else key
+            yield from _differences(value.get(key), planned.get(key), dotted)
+    elif value != planned:
+        yield name, value, planned
+
+
+def _check_record(record: dict, cell_id: str, settings: dict) -> None:
     if record["format"] != RECORD_FORMAT:
         raise _BrokenRecord(f"format {record['format']!r}, expected {RECORD_FORMAT}")
     if record["cell"]["id"] != cell_id:
         raise _BrokenRecord(f"it is the record of {record['cell']['id']}")
-    for key in ("scale", "protocol"):
-        if record["settings"][key] != plan[key]:
-            raise _BrokenRecord(f"its {key} is {record['settings'][key]!r}, not {plan[key]!r}")
+    for name, value, planned in _differences(record["settings"], settings):
+        raise _BrokenRecord(f"its {name} is {value!r}, not {planned!r} as planned")
     expected = record["settings"]["task"]["rounds"]
     if len(record["rounds"]) != expected or not record["rounds"]:
         raise _BrokenRecord(f"it holds {len(record['rounds'])} of {expected} rounds")
