@@ -1,6 +1,6 @@
 """Convolution, 2x2 max pooling and ReLU of many clients' small networks on a CPU.
 
-With four or eight channels PyTorch's convolutions reach a tenth of a core's arithmetic speed. Here
+With four or eight channels PyTorch's convolutions reach a tenth or so of a core's speed. Here
 the lanes of the vector unit are samples: a batch is cut into blocks of `LANES` samples whose values
 lie side by side, and what one sample needs is done for all lanes by one instruction. Kernels are
 generated for the sizes of a layer, with the taps of the convolution written out so that sums stay
