@@ -16,13 +16,12 @@ mean, median and trimmed mean stand beside torch's own mean, sort and sorted mea
 import argparse
 import csv
 import math
-import os
-import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import machine
 import torch
 
 from arfl.aggregators import (
@@ -199,13 +198,6 @@ def cost_model(path, largest, device):
         writer.writerows(rows)
 
 
-def processor():
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return platform.processor()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -215,13 +207,7 @@ def main():
     device = arguments.device
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    import numba
-
-    print(
-        f"{processor()}, {arguments.threads} of {os.cpu_count()} cores, load "
-        f"{os.getloadavg()[0]:.1f}; Python {platform.python_version()}, torch {torch.__version__}, "
-        f"numba {numba.__version__}"
-    )
+    print(machine.describe(arguments.threads))
     if device == "cuda":
         import triton
 

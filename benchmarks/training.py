@@ -9,10 +9,9 @@ the trained models end. PyTorch's version gets the block of clients that is best
 """
 
 import argparse
-import os
-import platform
 import time
 
+import machine
 import numpy as np
 import torch
 
@@ -39,13 +38,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    import numba
-
-    print(
-        f"{platform.machine()}, {arguments.threads} of {os.cpu_count()} cores, load "
-        f"{os.getloadavg()[0]:.1f}; Python {platform.python_version()}, torch {torch.__version__}, "
-        f"numba {numba.__version__}"
-    )
+    print(machine.describe(arguments.threads))
     data = DeviceData(RandomImages(np.random.default_rng(0)), torch.device("cpu"))
     clients = [
         Client(k, np.arange(k * SAMPLES, (k + 1) * SAMPLES), epochs=1, lr=0.01, poisoned=False)

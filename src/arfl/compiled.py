@@ -36,22 +36,24 @@ def generated(
 ) -> Callable:
     """A kernel from generated source, which defines the function NAME.
 
-    Numba keeps it on disk under its name and ``file``, so the name tells the source.
+    Numba keeps it on disk under its name and ``file``, so the name tells source and options.
 
     Args:
         file: the file that generates the source.
-        name: what the kernel does; a hash of the source is appended.
+        name: what the kernel does; a hash of source and options is appended.
         source: Python; NAME stands for the kernel's name.
         space: the names that the source refers to.
         inlined: functions that the source defines for its kernel to call.
         options: of `numba.njit`, for the kernel and what it calls.
     """
-    name = f"{name}_{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+    options = _OPTIONS | options
+    digest = hashlib.sha256(f"{source}{sorted(options.items())}".encode()).hexdigest()
+    name = f"{name}_{digest[:12]}"
     space = {"__name__": __name__} | space
     exec(compile(source.replace("NAME", name), file, "exec"), space)
     for callee in inlined:
-        space[callee] = numba.njit(space[callee], **_OPTIONS | {"forceinline": True} | options)
-    return numba.njit(space[name], **_OPTIONS | {"cache": True} | options)
+        space[callee] = numba.njit(space[callee], forceinline=True, **options)
+    return numba.njit(space[name], cache=True, **options)
 
 
 @contextlib.contextmanager

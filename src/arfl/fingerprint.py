@@ -47,8 +47,10 @@ def _is_text(statement: ast.stmt) -> bool:
 
 
 def _contents(node: object) -> object:
-    """A syntax tree as nested tuples without what is absent or empty: ast.dump's text would depend
-    on Python's version, which adds fields and prints empty ones or not."""
+    """A syntax tree as nested tuples, without what is absent or empty.
+
+    Python's versions add empty fields to the tree, and differ in whether ast.dump prints them.
+    """
     if isinstance(node, ast.AST):
         given = [(name, value) for name, value in ast.iter_fields(node) if value not in (None, [])]
         return type(node).__name__, *((name, _contents(value)) for name, value in given)

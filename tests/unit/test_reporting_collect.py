@@ -48,6 +48,22 @@ def test_rounds_and_weights_carry_every_value(experiment):
     assert not any(w.cell_id.endswith("fedavg/seed-1") for w in result.weights)
 
 
+def test_a_cell_that_weighs_all_clients_alike_has_no_weights(experiment):
+    experiment.write()
+    cell_id = "mnist_shards/label_flip/2/foolsgold/seed-1"
+    path = experiment.path(cell_id)
+    record = json.loads(path.read_text())
+    for entry in record["rounds"]:
+        entry["weights"] = [0.05] * 20
+    path.write_text(json.dumps(record))
+    assert not any(w.cell_id == cell_id for w in collected(experiment, "figure3").weights)
+    # one client left out of one round
+    record["rounds"][6]["weights"] = [0.0] + [1 / 19] * 19
+    path.write_text(json.dumps(record))
+    weights = [w for w in collected(experiment, "figure3").weights if w.cell_id == cell_id]
+    assert len(weights) == 10 * 20
+
+
 def test_a_round_of_some_clients_keeps_their_numbers(tmp_path):
     experiment = Experiment(tmp_path, seeds=(1,), targets=("loan",))
     experiment.write()

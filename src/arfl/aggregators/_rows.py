@@ -105,11 +105,12 @@ def combine_finite(
 def rule(*per_client: str, linear: bool = False) -> Callable:
     """Decorate a rule so that it leaves out the rows that are not finite.
 
-    The function under the decorator (its ``__wrapped__``) sees finite rows only.
+    The function under the decorator (its ``__wrapped__``) sees finite rows only, unless it is
+    linear: then it may first be called with all rows, and its result discarded.
 
     Args:
         per_client: names of the rule's arguments that hold one entry for each row of ``models``.
-        linear: see `combine_finite`; such a rule may see rows that are not finite, in vain.
+        linear: see `combine_finite`.
     """
 
     def decorate(function: Callable) -> Callable:

@@ -98,7 +98,10 @@ class RoundRow:
 
 @dataclass(frozen=True)
 class WeightRow:
-    """One row of ``weights.csv``: the weight the rule gave one client in one round."""
+    """One row of ``weights.csv``: the weight the rule gave one client in one round.
+
+    Cells that weigh all clients alike in every round have no rows.
+    """
 
     cell_id: str
     round: int
@@ -227,7 +230,9 @@ def _check_record(record: dict, cell_id: str, settings: dict) -> None:
         raise _BrokenRecord(f"format {record['format']!r}, expected {RECORD_FORMAT}")
     if record["cell"]["id"] != cell_id:
         raise _BrokenRecord(f"it is the record of {record['cell']['id']}")
-    for name, value, planned in _differences(record["settings"], settings):
+    difference = next(_differences(record["settings"], settings), None)
+    if difference:
+        name, value, planned = difference
         raise _BrokenRecord(f"its {name} is {value!r}, not {planned!r} as planned")
     expected = record["settings"]["task"]["rounds"]
     if len(record["rounds"]) != expected or not record["rounds"]:
@@ -315,6 +320,9 @@ def _round_rows(record: dict) -> Iterable[RoundRow]:
 
 
 def _weight_rows(record: dict) -> Iterable[WeightRow]:
+    """Nothing where the rule weighs all clients alike: that says no more than their number."""
+    if all(len(set(entry["weights"] or ())) <= 1 for entry in record["rounds"]):
+        return
     attackers = set(record["clients"]["attackers"])
     for entry in _thinned(record["rounds"], WEIGHT_ROUNDS):
         if entry["weights"] is None:

@@ -479,14 +479,10 @@ def _band(axis: Axes, curves: np.ndarray, look: style.Look) -> None:
 
 def _weight_scenarios(cells: Sequence[CellRow], by_cell: Mapping[str, list]) -> list[list[CellRow]]:
     """The cells to show: the strongest level of each (task, attack), one cell per rule."""
-    uneven = [
-        c
-        for c in cells
-        if c.cell_id in by_cell and c.attackers and len({w.weight for w in by_cell[c.cell_id]}) > 1
-    ]
+    weighing = [c for c in cells if c.cell_id in by_cell and c.attackers]
     scenarios = []
-    for task, attack in unique((c.task, c.attack) for c in uneven):
-        here = [c for c in uneven if (c.task, c.attack) == (task, attack)]
+    for task, attack in unique((c.task, c.attack) for c in weighing):
+        here = [c for c in weighing if (c.task, c.attack) == (task, attack)]
         strongest = max((c.n_attackers, c.noise_std or 0) for c in here)
         here = [c for c in here if (c.n_attackers, c.noise_std or 0) == strongest]
         seed = min(c.seed for c in here)
