@@ -86,9 +86,11 @@ def data_sentence(cells: Sequence[CellRow]) -> str:
     done = sum(c.done for c in cells)
     if done < len(cells):
         broken = sum(c.state == "broken" for c in cells)
-        parts.append(
-            f"{done} of {len(cells)} cells done" + (f", {broken} broken" if broken else "")
-        )
+        diverged = sum(c.state == "diverged" for c in cells)
+        counts = [f"{done} of {len(cells)} cells done"]
+        counts += [f"{broken} broken"] if broken else []
+        counts += [f"{diverged} diverged"] if diverged else []
+        parts.append(", ".join(counts))
     return "; ".join(parts) + "."
 
 
@@ -107,13 +109,20 @@ def warning(cells: Sequence[CellRow]) -> str:
     )
 
 
+def diverged(cells: Sequence[CellRow]) -> str:
+    """A sentence that names the cells whose training diverged, and why; else empty."""
+    places = [f"{c.cell_id} {c.diverged}" for c in cells if c.state == "diverged"]
+    return f"Diverged and in no mean: {'; '.join(places)}." if places else ""
+
+
 def mixed_versions(cells: Sequence[CellRow]) -> str:
     """A sentence when the records come from different numeric code or devices; else empty."""
-    # Each rule and each attack has a fingerprint of its own: only like cells can disagree.
-    fingerprints: dict[tuple[str, str], set[str]] = {}
+    # Network, attack, rule and device decide which code counts: only like cells can disagree.
+    fingerprints: dict[tuple[str, str, str, str], set[str]] = {}
     for c in cells:
         if c.done:
-            fingerprints.setdefault((c.attack, c.aggregator), set()).add(c.fingerprint)
+            alike = (c.settings["task"]["model"], c.attack, c.aggregator, c.device)
+            fingerprints.setdefault(alike, set()).add(c.fingerprint)
     versions = max(map(len, fingerprints.values()), default=0)
     devices = sorted({c.device_name or c.device for c in cells if c.done})
     sentences = []

@@ -216,9 +216,12 @@ def _obstacles(cells: Sequence[CellRow]) -> list[str]:
     seeds = len({c.seed for c in cells if c.done})
     if seeds < MINIMUM_SEEDS:
         reasons.append(f"{captions.counted(seeds, 'seed')}, {MINIMUM_SEEDS} are needed")
-    left = sum(not c.done for c in cells)
+    left = sum(c.state in ("missing", "broken") for c in cells)
     if left:
         reasons.append(f"{left} of {len(cells)} cells missing or broken")
+    diverged = sum(c.state == "diverged" for c in cells)
+    if diverged:
+        reasons.append(f"{diverged} of {len(cells)} cells diverged")
     return reasons
 
 

@@ -8,17 +8,16 @@ these and nothing else, so they can be made again on any machine from the CSV al
 
 import csv
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from arfl import record as records
 from arfl.errors import UserError
 from arfl.files import atomic_path, read_json
 
-RECORD_FORMAT = 1
 RATES = ("accuracy", "attack_success_rate", "attack_success_rate_excl_target")
 PHASES = ("training", "aggregation", "evaluation", "total")
 # Targets that look at the cells of all the others, whatever the plan lists for them.
@@ -32,7 +31,13 @@ WEIGHT_ROUNDS = 40
 class CellRow:
     """One row of ``cells.csv``: what was planned, and what its record says if there is one.
 
-    Rates are fractions after the last round; fields of a cell without a usable record are empty.
+    Rates are fractions after the last round, empty where a cell diverged; fields of a cell without
+    a usable record are empty.
+
+    Attributes:
+        state: "done", "diverged", "missing" or "broken".
+        reason: why the cell is not done.
+        diverged: the round that ended the training, and the cause.
     """
 
     target: str
@@ -44,16 +49,17 @@ class CellRow:
     task: str
     attack: str
     n_attackers: int | None
-    noise_std: float | None
     aggregator: str
     label: str
     seed: int
+    changes: dict
     run: str
     scale: str
     protocol: str
     record: str
     state: str = "missing"
     reason: str = ""
+    diverged: str = ""
     n_rounds: int | None = None
     accuracy: float | None = None
     attack_success_rate: float | None = None
@@ -80,7 +86,7 @@ class CellRow:
 
     @property
     def done(self) -> bool:
-        """Whether the cell has a whole, valid record."""
+        """Whether the cell has a whole, valid record of a training that did not diverge."""
         return self.state == "done"
 
 
@@ -112,7 +118,10 @@ class WeightRow:
 
 @dataclass(frozen=True)
 class PartitionRow:
-    """One row of ``partitions.csv``: how many samples of each class a client holds."""
+    """One row of ``partitions.csv``: how many samples of each class a client holds.
+
+    The task's name has its changed options behind it, as in a cell's id.
+    """
 
     task: str
     seed: int
@@ -154,37 +163,33 @@ class Collected:
         return _read(self._folder / "partitions.csv", PartitionRow)
 
 
-class _BrokenRecord(Exception):
-    """A record that exists but cannot be used; the text says why."""
-
-
 def collect(plan_path: str | Path, target: str, out_dir: str | Path) -> None:
     """Write the four CSV files of one target into ``out_dir``.
 
-    A record that does not exist leaves its cell in state ``missing``; one that exists but is not
-    valid JSON, has another format, stops early, belongs to another cell, was trained with other
-    settings than the plan's or holds a rate that is not a number between 0 and 1 leaves it in
-    state ``broken`` with the reason. Record paths in the plan are taken relative to the working
-    directory.
+    A record that does not exist leaves its cell in state ``missing``; one that `arfl.record.read`
+    refuses, that belongs to another cell or was trained with other settings than the plan's leaves
+    it in state ``broken`` with the reason; one of a training that diverged, in state ``diverged``.
+    Record paths in the plan are taken relative to the working directory.
 
     Raises:
         UserError: the plan cannot be read or has no such target.
     """
     plan = read_json(plan_path)
     rows = _plan_rows(plan, target, plan_path)
-    records: dict[str, dict | _BrokenRecord | None] = {}
+    found: dict[str, dict | records.BrokenRecordError | None] = {}
     for row in rows:
-        if row["record"] not in records:
+        if row["record"] not in found:
             settings = plan["settings"][row["settings"]]
-            records[row["record"]] = _read_record(Path(row["record"]), row["cell"]["id"], settings)
-    done = {path: record for path, record in records.items() if isinstance(record, dict)}
+            found[row["record"]] = _read_record(Path(row["record"]), row["cell"]["id"], settings)
+    whole = [record for record in found.values() if isinstance(record, dict)]
+    done = [record for record in whole if record["diverged"] is None]
 
     out_dir = Path(out_dir)
-    cells = [_cell_row(plan, target, row, records[row["record"]]) for row in rows]
+    cells = [_cell_row(plan, target, row, found[row["record"]]) for row in rows]
     _write(out_dir / "cells.csv", CellRow, cells)
-    _write(out_dir / "rounds.csv", RoundRow, (r for d in done.values() for r in _round_rows(d)))
-    _write(out_dir / "weights.csv", WeightRow, (r for d in done.values() for r in _weight_rows(d)))
-    _write(out_dir / "partitions.csv", PartitionRow, _partition_rows(done.values()))
+    _write(out_dir / "rounds.csv", RoundRow, (r for d in done for r in _round_rows(d)))
+    _write(out_dir / "weights.csv", WeightRow, (r for d in done for r in _weight_rows(d)))
+    _write(out_dir / "partitions.csv", PartitionRow, _partition_rows(whole))
 
 
 def _plan_rows(plan: dict, target: str, plan_path: str | Path) -> list[dict]:
@@ -202,16 +207,16 @@ def _plan_rows(plan: dict, target: str, plan_path: str | Path) -> list[dict]:
     return targets[target]
 
 
-def _read_record(path: Path, cell_id: str, settings: dict) -> dict | _BrokenRecord | None:
+def _read_record(
+    path: Path, cell_id: str, settings: dict
+) -> dict | records.BrokenRecordError | None:
     if not path.exists():
         return None
     try:
-        record = read_json(path)
-        _check_record(record, cell_id, settings)
-    except (UserError, _BrokenRecord) as problem:
-        return _BrokenRecord(str(problem))
-    except (KeyError, TypeError, AttributeError) as problem:
-        return _BrokenRecord(f"a field is missing or has the wrong form: {problem!r}")
+        record = records.read(path)
+        _check_planned(record, cell_id, settings)
+    except records.BrokenRecordError as problem:
+        return problem
     return record
 
 
@@ -225,42 +230,18 @@ def _differences(value: object, planned: object, name: str = "") -> Iterator[tup
         yield name, value, planned
 
 
-def _check_record(record: dict, cell_id: str, settings: dict) -> None:
-    if record["format"] != RECORD_FORMAT:
-        raise _BrokenRecord(f"format {record['format']!r}, expected {RECORD_FORMAT}")
+def _check_planned(record: dict, cell_id: str, settings: dict) -> None:
     if record["cell"]["id"] != cell_id:
-        raise _BrokenRecord(f"it is the record of {record['cell']['id']}")
+        raise records.BrokenRecordError(f"it is the record of {record['cell']['id']}")
     difference = next(_differences(record["settings"], settings), None)
     if difference:
         name, value, planned = difference
-        raise _BrokenRecord(f"its {name} is {value!r}, not {planned!r} as planned")
-    expected = record["settings"]["task"]["rounds"]
-    if len(record["rounds"]) != expected or not record["rounds"]:
-        raise _BrokenRecord(f"it holds {len(record['rounds'])} of {expected} rounds")
-    for entry in record["rounds"]:
-        for rate in RATES:
-            value = entry[rate]
-            if value is None and rate != "accuracy":
-                continue
-            if not isinstance(value, int | float) or not 0 <= value <= 1:
-                raise _BrokenRecord(f"round {entry['round']}: {rate} is {value!r}")
-        n_weights = len(entry["clients"] or range(record["clients"]["n"]))
-        if entry["weights"] is not None and len(entry["weights"]) != n_weights:
-            raise _BrokenRecord(f"round {entry['round']}: not one weight per client")
-        for weight in entry["weights"] or ():
-            if not isinstance(weight, int | float) or not math.isfinite(weight):
-                raise _BrokenRecord(f"round {entry['round']}: a weight is {weight!r}")
-    for phase in PHASES:
-        float(record["seconds"][phase])
-    for key in ("device", "device_name", "commit", "dirty", "fingerprint", "libraries"):
-        record["provenance"][key]
-    for key in ("name", "kind", "note", "checksum", "n_train", "n_test"):
-        record["data"][key]
-    for key in ("n", "attackers", "class_counts"):
-        record["clients"][key]
+        raise records.BrokenRecordError(f"its {name} is {value!r}, not {planned!r} as planned")
 
 
-def _cell_row(plan: dict, target: str, row: dict, record: dict | _BrokenRecord | None) -> CellRow:
+def _cell_row(
+    plan: dict, target: str, row: dict, record: dict | records.BrokenRecordError | None
+) -> CellRow:
     cell = row["cell"]
     planned = {
         "target": target,
@@ -272,10 +253,10 @@ def _cell_row(plan: dict, target: str, row: dict, record: dict | _BrokenRecord |
         "task": cell["task"],
         "attack": cell["attack"],
         "n_attackers": cell["n_attackers"],
-        "noise_std": cell["noise_std"],
         "aggregator": cell["aggregator"],
         "label": plan["aggregators"].get(cell["aggregator"], {}).get("label", cell["aggregator"]),
         "seed": cell["seed"],
+        "changes": cell["changes"],
         "run": plan["run"],
         "scale": plan["scale"],
         "protocol": plan["protocol"],
@@ -283,14 +264,18 @@ def _cell_row(plan: dict, target: str, row: dict, record: dict | _BrokenRecord |
     }
     if record is None:
         return CellRow(**planned, reason="no record yet")
-    if isinstance(record, _BrokenRecord):
+    if isinstance(record, records.BrokenRecordError):
         return CellRow(**planned, state="broken", reason=str(record))
-    data, provenance = record["data"], record["provenance"]
+    data, provenance, ended = record["data"], record["provenance"], record["diverged"]
+    if ended is None:
+        outcome = {"state": "done", **{rate: record["rounds"][-1][rate] for rate in RATES}}
+    else:
+        diverged = f"in round {ended['round']}: {ended['cause']}"
+        outcome = {"state": "diverged", "reason": f"diverged {diverged}", "diverged": diverged}
     return CellRow(
         **planned,
-        state="done",
+        **outcome,
         n_rounds=len(record["rounds"]),
-        **{rate: record["rounds"][-1][rate] for rate in RATES},
         data_name=data["name"],
         data_kind=data["kind"],
         data_note=data["note"],
@@ -327,9 +312,7 @@ def _weight_rows(record: dict) -> Iterable[WeightRow]:
     for entry in _thinned(record["rounds"], WEIGHT_ROUNDS):
         if entry["weights"] is None:
             continue
-        # A round that all clients take part in does not list them.
-        clients = entry["clients"] or range(record["clients"]["n"])
-        for client, weight in zip(clients, entry["weights"], strict=True):
+        for client, weight in zip(entry["clients"], entry["weights"], strict=True):
             yield WeightRow(
                 record["cell"]["id"],
                 entry["round"],
@@ -340,14 +323,17 @@ def _weight_rows(record: dict) -> Iterable[WeightRow]:
 
 
 def _partition_rows(records: Iterable[dict]) -> Iterable[PartitionRow]:
-    """Every partition once: all rules and attacks of a task and seed share it."""
+    """Every partition of a task once: most of its cells of a seed share one."""
     seen = set()
     for record in records:
-        key = (record["cell"]["task"], record["cell"]["seed"])
+        cell = record["cell"]
+        key = (cell["task"], record["partition"])
         if key not in seen:
             seen.add(key)
+            # With the changed options, which may divide the data otherwise.
+            task = cell["id"].partition("/")[0]
             for client, counts in enumerate(record["clients"]["class_counts"]):
-                yield PartitionRow(*key, client, counts)
+                yield PartitionRow(task, cell["seed"], client, counts)
 
 
 def _thinned(items: Sequence, limit: int) -> list:
@@ -405,6 +391,7 @@ _FROM_TEXT = {
     bool | None: {"true": True, "false": False}.__getitem__,
     list: json.loads,
     list | None: json.loads,
+    dict: json.loads,
     dict | None: json.loads,
 }
 

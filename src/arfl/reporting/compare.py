@@ -34,7 +34,8 @@ class Comparison:
 
     Rates are fractions. ``column`` is the swept value as text, ``average`` for the mean over the
     sweep, empty if nothing is swept; ``paper_column`` is the paper's value that it stands beside.
-    ``std`` is the sample standard deviation over the ``n_done`` seeds, None for fewer than two;
+    ``std`` is the sample standard deviation over the ``n_done`` seeds, None for fewer than two; of
+    the others, ``n_diverged`` diverged;
     ``allowance`` the right-hand side of the rule above.
     """
 
@@ -51,6 +52,7 @@ class Comparison:
     std: float | None
     n_done: int
     n_planned: int
+    n_diverged: int
     difference: float | None
     allowance: float | None
     beyond: bool | None
@@ -106,7 +108,7 @@ def _compare_row(
         values = [v for c in at_x if (v := getattr(c, metric)) is not None]
         # A cell without attackers is done and has no attack success rate: none is missing.
         planned = len(values) + sum(not c.done for c in at_x)
-        entries.append(_entry(at_x[0], metric, x_text(x), x_text(paper_x), values, planned, value))
+        entries.append(_entry(at_x, metric, x_text(x), x_text(paper_x), values, planned, value))
     if metric == "accuracy" and cells[0].target in AVERAGED and len(entries) > 1:
         values = list(seed_means(cells, metric).values())
         # The paper's average is taken over the same points, so that like is compared with like.
@@ -116,7 +118,7 @@ def _compare_row(
             mean = float(np.mean([v.value for v in whole]))
             value = PaperValue(mean, max(v.error for v in whole), whole[0].source)
         planned = len({c.seed for c in cells})
-        entries.append(_entry(cells[0], metric, AVERAGE, AVERAGE, values, planned, value))
+        entries.append(_entry(cells, metric, AVERAGE, AVERAGE, values, planned, value))
     return entries
 
 
@@ -129,7 +131,7 @@ def seed_means(cells: Iterable[CellRow], metric: str) -> dict[int, float]:
 
 
 def _entry(
-    cell: CellRow,
+    cells: Sequence[CellRow],
     metric: str,
     column: str,
     paper_column: str,
@@ -137,6 +139,7 @@ def _entry(
     n_planned: int,
     printed: PaperValue | None,
 ) -> Comparison:
+    cell, diverged = cells[0], {c.seed for c in cells if c.state == "diverged"}
     mean, std = mean_std(values)
     difference = allowance = beyond = None
     if mean is not None and printed is not None:
@@ -160,6 +163,7 @@ def _entry(
         std=std,
         n_done=len(values),
         n_planned=n_planned,
+        n_diverged=len(diverged),
         difference=difference,
         allowance=allowance,
         beyond=beyond,

@@ -483,11 +483,17 @@ def _weight_scenarios(cells: Sequence[CellRow], by_cell: Mapping[str, list]) -> 
     scenarios = []
     for task, attack in unique((c.task, c.attack) for c in weighing):
         here = [c for c in weighing if (c.task, c.attack) == (task, attack)]
-        strongest = max((c.n_attackers, c.noise_std or 0) for c in here)
-        here = [c for c in here if (c.n_attackers, c.noise_std or 0) == strongest]
+        strongest = max(map(_strength, here))
+        here = [c for c in here if _strength(c) == strongest]
         seed = min(c.seed for c in here)
         scenarios.append(_one_each([c for c in here if c.seed == seed]))
     return scenarios
+
+
+def _strength(cell: CellRow) -> tuple:
+    """What is swept of an attack, to be compared: the attackers, then the numbers changed."""
+    numbers = (v for v in cell.changes["attack"].values() if isinstance(v, int | float))
+    return cell.n_attackers, *numbers
 
 
 def _heat_map(axis: Axes, cell: CellRow, rows: list) -> None:
@@ -522,8 +528,13 @@ def _heat_map(axis: Axes, cell: CellRow, rows: list) -> None:
 
 def _attack(cell: CellRow) -> str:
     attackers = captions.counted(cell.n_attackers, "attacker")
-    text = f"{cell.attack.replace('_', ' ')}, {attackers}"
-    return text if cell.noise_std is None else f"{text}, σ = {cell.noise_std:g}"
+    changes = [_equation(name, value) for name, value in cell.changes["attack"].items()]
+    return ", ".join([cell.attack.replace("_", " "), attackers, *changes])
+
+
+def _equation(name: str, value: float | str | bool | None) -> str:
+    symbols = {"n_attackers": "attackers", "noise_std": "σ", "delta": "δ", "lam": "λ"}
+    return f"{symbols.get(name, name)} = {captions.x_text(value)}"
 
 
 def _shade(axis: Axes, x: np.ndarray, y: np.ndarray) -> None:
@@ -536,8 +547,7 @@ def _shade(axis: Axes, x: np.ndarray, y: np.ndarray) -> None:
 def _scenario(cell: CellRow) -> str:
     parts = [captions.panel_title(cell.panel)] if cell.panel else []
     if cell.x is not None:
-        name = {"n_attackers": "attackers", "noise_std": "σ", "delta": "δ", "lam": "λ"}
-        parts.append(f"{name.get(cell.x_name, cell.x_name)} = {captions.x_text(cell.x)}")
+        parts.append(_equation(cell.x_name, cell.x))
     return ", ".join(parts)
 
 

@@ -40,7 +40,7 @@ ORDER = (
 DPI = 110
 # A target's own figure is of these already per round.
 _PER_ROUND = ("figure4",)
-_STATES = {"done": "✓", "missing": "·", "broken": "✗"}
+_STATES = {"done": "✓", "missing": "·", "broken": "✗", "diverged": "∞"}
 
 
 @dataclass(frozen=True)

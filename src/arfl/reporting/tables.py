@@ -85,7 +85,7 @@ def build(cells: Sequence[CellRow], target: str, paper_dir: str | Path) -> Table
     else:
         comparisons = compare.compare(cells, paper.load(paper_dir, target))
         blocks, rule = tuple(_blocks(comparisons, cells)), RULE
-    caption = f"{captions.caption(cells)} {rule}"
+    caption = " ".join(filter(None, [captions.caption(cells), captions.diverged(cells), rule]))
     return Table(captions.title(target), caption, blocks)
 
 
@@ -194,13 +194,12 @@ def _three_rows(entries: list[Comparison | None]) -> list[Row]:
 def _measured(entry: Comparison | None) -> str:
     if entry is None:
         return _NOTHING
-    if entry.measured is None:
-        return f"{_NOTHING} (0/{entry.n_planned} seeds)" if entry.n_planned else _NOTHING
     text = percent(entry.measured)
     if entry.std is not None:
         text += f" ± {percent(entry.std)}"
     if entry.n_done < entry.n_planned:
-        text += f" ({entry.n_done}/{entry.n_planned} seeds)"
+        counts = f"{entry.n_done}/{entry.n_planned} seeds"
+        text += f" ({counts}, {entry.n_diverged} diverged)" if entry.n_diverged else f" ({counts})"
     return text
 
 
