@@ -3,11 +3,15 @@
 The numbers follow simple formulas plus seeded noise, so that the tests can say what must come out.
 """
 
+import hashlib
 import json
 import random
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+
+from arfl import record
+from arfl.grid import Cell, value_text
 
 AGGREGATORS = {
     "fedavg": {"label": "FedAvg"},
@@ -35,6 +39,27 @@ ASSUMPTIONS = [
 def final_accuracy(cell: dict, share: float) -> float:
     """Accuracy after the last round, before noise; ``share`` runs from 0 to 1 over the sweep."""
     return LEVELS[cell["aggregator"]] - DECLINE[cell["aggregator"]] * share
+
+
+def rewrite(path: Path, change: Callable[[dict], None]) -> None:
+    """Change a record in place and give it the digest of what it now holds."""
+    content = json.loads(path.read_text())
+    change(content)
+    content["digest"] = record.digest(content)
+    path.write_text(json.dumps(content))
+
+
+def diverge(path: Path, number: int) -> None:
+    """Let a record's training end in round ``number``."""
+
+    def change(content: dict) -> None:
+        content["rounds"] = content["rounds"][: number - 1]
+        content["diverged"] = {
+            "round": number,
+            "cause": "the global model holds a NaN or an infinity",
+        }
+
+    rewrite(path, change)
 
 
 class Experiment:
@@ -113,38 +138,42 @@ class Experiment:
             {
                 "round": number,
                 **rate,
-                "clients": present if len(present) < n_clients else None,
+                "clients": present,
                 "weights": self._weights(cell, present, attackers, rng),
                 "excluded": [],
             }
             for number, rate in enumerate(rates, start=1)
         ]
-        return {
-            "format": 1,
-            "cell": cell,
-            "settings": self._settings(cell),
-            "data": {
+        return record.make(
+            cell=cell,
+            settings=self._settings(cell),
+            data={
                 "name": name, "stands_for": dataset, "kind": kind, "checksum": "0" * 64,
                 "note": "numbers invented for the tests", "n_train": 1437, "n_test": 360,
                 "n_classes": 10, "class_names": [str(i) for i in range(10)],
             },
-            "clients": {
-                "n": n_clients, "attackers": attackers,
-                "class_counts": [self._class_counts(cell, k) for k in range(n_clients)],
+            partition=hashlib.sha256(f"{cell['task']}/{cell['seed']}".encode()).hexdigest(),
+            trained={
+                "diverged": None,
+                "clients": {
+                    "n": n_clients, "attackers": attackers,
+                    "class_counts": [self._class_counts(cell, k) for k in range(n_clients)],
+                },
+                "rounds": rounds,
+                "seconds": {
+                    "training": 1.0 + rng.random(), "aggregation": 0.1 * (1 + rng.random()),
+                    "evaluation": 0.05, "total": 2.2,
+                },
             },
-            "rounds": rounds,
-            "seconds": {
-                "training": 1.0 + rng.random(), "aggregation": 0.1 * (1 + rng.random()),
-                "evaluation": 0.05, "total": 2.2,
-            },
-            "seeds": {"partition": 123},
-            "provenance": {
+            origin={
                 "commit": "0123456789abcdef", "dirty": False, "fingerprint": "feedc0de",
                 "python": "3.11.2", "libraries": {"torch": "2.15.0", "numpy": "2.4.0"},
-                "device": "cpu", "device_name": "test machine", "threads": 1,
+                "device": "cpu", "device_name": "test machine", "host_cpus": 2,
+                "threads": 1, "backends": {"training": "PyTorch", "aggregation": "PyTorch"},
                 "started": "2026-01-01T00:00:00Z", "command": "invented for the tests",
+                "resumed": 0,
             },
-        }  # fmt: skip
+        )  # fmt: skip
 
     def _settings(self, cell: dict) -> dict:
         dataset = self.datasets[cell["id"]]
@@ -153,12 +182,14 @@ class Experiment:
             "scale": self.scale,
             "protocol": "paper",
             "task": {
-                "dataset": name, "stands_for": dataset, "model": "cnn", "rounds": self.n_rounds,
+                "dataset": dataset, "data": name, "model": "cnn", "rounds": self.n_rounds,
                 "n_clients": self._n_clients(cell["task"]), "epochs": 2,
                 "partition": {"name": "iid"},
             },
             "attack": self._attack_settings(cell),
-            "aggregator": {"rule": cell["aggregator"], "options": {}},
+            "aggregator": {
+                "rule": cell["aggregator"], "options": cell["changes"]["aggregator"],
+            },
         }  # fmt: skip
 
     def _rates(self, cell: dict, final: float, progress: float) -> dict:
@@ -177,7 +208,8 @@ class Experiment:
     def _attack_settings(cell: dict) -> dict | None:
         if cell["attack"] == "none":
             return None
-        return {"rule": cell["attack"], "options": {"source": 1}, "training": {"lr_factor": 1}}
+        options = {"source": 1} | cell["changes"]["attack"]
+        return {"rule": cell["attack"], "options": options, "training": {"lr_factor": 1}}
 
     def _weights(self, cell: dict, present: list[int], attackers: list[int], rng: random.Random):
         if cell["aggregator"] not in WITH_WEIGHTS:
@@ -205,16 +237,13 @@ class Experiment:
         return 100 if self.paper_scale else 20
 
     def _row(self, dataset, task, attack, aggregator, seed, share, x_name=None, x=None, panel="",
-             n_attackers=0, noise_std=None, variant=""):  # fmt: skip
+             n_attackers=0, of=None):  # fmt: skip
         clean = x_name in ("n_attackers", "noise_std") and x == 0
         attack = "none" if clean else attack
         n_attackers = 0 if clean else n_attackers
-        strength = f"{noise_std:g}" if noise_std and not clean else n_attackers
-        cell_id = f"{task}/{attack}/{strength}/{aggregator}{variant}/seed-{seed}"
-        cell = {
-            "id": cell_id, "task": task, "attack": attack, "n_attackers": n_attackers,
-            "noise_std": None if clean else noise_std, "aggregator": aggregator, "seed": seed,
-        }  # fmt: skip
+        changes = () if clean or of is None else ((of, x_name, value_text(x)),)
+        cell = Cell(task, attack, n_attackers, aggregator, seed, changes).describe()
+        cell_id = cell["id"]
         self.shares[cell_id], self.datasets[cell_id] = (0.0 if clean else share), dataset
         return {
             "panel": panel, "x_name": x_name, "x": x, "cell": cell,
@@ -225,7 +254,7 @@ class Experiment:
         return [
             self._row(
                 dataset, task, attack, aggregator, seed, i / (len(xs) - 1), x_name, x,
-                n_attackers=n_attackers or x, noise_std=x if x_name == "noise_std" else None,
+                n_attackers=n_attackers or x, of="attack" if x_name == "noise_std" else None,
             )
             for aggregator in AGGREGATORS
             for i, x in enumerate(xs)
@@ -272,7 +301,7 @@ class Experiment:
         }
         return [
             self._row("mnist", "mnist_shards", "label_flip", rule, seed,
-                      0.5, name, x, panel=name, n_attackers=2, variant=f"-{name}-{x}")
+                      0.5, name, x, panel=name, n_attackers=2, of="aggregator")
             for name, (rule, xs) in values.items()
             for x in xs
             for seed in self.seeds

@@ -85,7 +85,7 @@ def test_the_interval_is_recomputed_from_the_records(tmp_path):
     for seed in (1, 2, 3):
         means = {}
         for rule in ("residual_reweighting", "foolsgold"):
-            cells = ["none/0", *(f"label_flip/{k}" for k in range(1, 11))]
+            cells = ["none/attackers-0", *(f"label_flip/attackers-{k}" for k in range(1, 11))]
             values = [
                 json.loads(
                     experiment.path(f"mnist_shards/{c}/{rule}/seed-{seed}").read_text()
@@ -110,7 +110,7 @@ def test_two_seeds_or_a_missing_cell_leave_it_undecided(tmp_path):
     three = Experiment(tmp_path / "b", scale="paper", noise=0.0005, n_rounds=2,
                        targets=("table1",))  # fmt: skip
     three.write()
-    path = three.path("cifar10_flip/label_flip/2/median/seed-1")
+    path = three.path("cifar10_flip/label_flip/attackers-2/median/seed-1")
     path.write_text("{")
     claim = findings(three, "table1")["cifar10-flip-best-average"]
     assert claim.verdict == "undecided"
@@ -129,8 +129,8 @@ def test_claims_about_rounds_look_at_every_round(tmp_path):
 
 def test_hyperparameters_compare_panels_and_single_values(tmp_path):
     def accuracy(cell, share):
-        sensitive = "-delta-" in cell["id"]
-        smaller = "-delta-0.01/" in cell["id"]
+        sensitive = ".delta-" in cell["id"]
+        smaller = ".delta-0.01/" in cell["id"]
         return 0.9 + 0.03 * smaller if sensitive else 0.9
 
     experiment = Experiment(tmp_path, scale="paper", noise=0.0003, n_rounds=2,

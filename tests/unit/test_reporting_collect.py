@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from reporting_records import Experiment
+from reporting_records import Experiment, diverge, rewrite
 
 from arfl.errors import UserError
 from arfl.reporting import collect
@@ -36,7 +36,7 @@ def test_every_plan_row_has_a_row_with_its_last_round(experiment):
 def test_rounds_and_weights_carry_every_value(experiment):
     experiment.write()
     result = collected(experiment, "figure3")
-    cell_id = "mnist_shards/label_flip/2/foolsgold/seed-1"
+    cell_id = "mnist_shards/label_flip/attackers-2/foolsgold/seed-1"
     record = json.loads(experiment.path(cell_id).read_text())
     rounds = [r for r in result.rounds if r.cell_id == cell_id]
     assert [r.accuracy for r in rounds] == [r["accuracy"] for r in record["rounds"]]
@@ -50,16 +50,17 @@ def test_rounds_and_weights_carry_every_value(experiment):
 
 def test_a_cell_that_weighs_all_clients_alike_has_no_weights(experiment):
     experiment.write()
-    cell_id = "mnist_shards/label_flip/2/foolsgold/seed-1"
+    cell_id = "mnist_shards/label_flip/attackers-2/foolsgold/seed-1"
     path = experiment.path(cell_id)
-    record = json.loads(path.read_text())
-    for entry in record["rounds"]:
-        entry["weights"] = [0.05] * 20
-    path.write_text(json.dumps(record))
+
+    def alike(record):
+        for entry in record["rounds"]:
+            entry["weights"] = [0.05] * 20
+
+    rewrite(path, alike)
     assert not any(w.cell_id == cell_id for w in collected(experiment, "figure3").weights)
     # one client left out of one round
-    record["rounds"][6]["weights"] = [0.0] + [1 / 19] * 19
-    path.write_text(json.dumps(record))
+    rewrite(path, lambda record: record["rounds"][6].update(weights=[0.0] + [1 / 19] * 19))
     weights = [w for w in collected(experiment, "figure3").weights if w.cell_id == cell_id]
     assert len(weights) == 10 * 20
 
@@ -67,7 +68,7 @@ def test_a_cell_that_weighs_all_clients_alike_has_no_weights(experiment):
 def test_a_round_of_some_clients_keeps_their_numbers(tmp_path):
     experiment = Experiment(tmp_path, seeds=(1,), targets=("loan",))
     experiment.write()
-    cell_id = "loan_backdoor/backdoor_naive/1/residual_reweighting/seed-1"
+    cell_id = "loan_backdoor/backdoor_naive/attackers-1/residual_reweighting/seed-1"
     record = json.loads(experiment.path(cell_id).read_text())
     weights = [w for w in collected(experiment, "loan").weights if w.cell_id == cell_id]
     assert [w.client for w in weights if w.round == 5] == record["rounds"][4]["clients"]
@@ -78,7 +79,7 @@ def test_partitions_are_kept_once_per_task_and_seed(experiment):
     experiment.write()
     rows = collected(experiment, "figure3").partitions
     assert len(rows) == 3 * 20
-    record = json.loads(experiment.path("mnist_shards/none/0/median/seed-2").read_text())
+    record = json.loads(experiment.path("mnist_shards/none/attackers-0/median/seed-2").read_text())
     counts = [r.class_counts for r in rows if r.seed == 2]
     assert counts == record["clients"]["class_counts"]
 
@@ -96,23 +97,34 @@ def break_json(path):
 
 
 def change(**updates):
-    def breaker(path):
-        record = json.loads(path.read_text())
+    def update(record):
         for dotted, value in updates.items():
             *parents, last = dotted.split("__")
             place = record
             for key in parents:
                 place = place[int(key) if key.isdigit() else key]
             place[last] = value
-        path.write_text(json.dumps(record))
 
-    return breaker
+    return lambda path: rewrite(path, update)
 
 
 def drop_rounds(path):
+    rewrite(path, lambda record: record.update(rounds=record["rounds"][:4]))
+
+
+def make_it_nan(path):
     record = json.loads(path.read_text())
-    record["rounds"] = record["rounds"][:4]
+    record["rounds"][9]["accuracy"] = float("nan")
     path.write_text(json.dumps(record))
+
+
+def leave_the_digest(path):
+    path.write_text(path.read_text().replace("test machine", "another machine"))
+
+
+def make_a_folder(path):
+    path.unlink()
+    path.mkdir()
 
 
 @pytest.mark.parametrize(
@@ -120,23 +132,28 @@ def drop_rounds(path):
     [
         (break_json, "not valid JSON"),
         (change(format=7), "format 7"),
-        (change(rounds__9__accuracy=float("nan")), "accuracy is nan"),
-        (change(rounds__0__accuracy=None), "accuracy is None"),
-        (change(rounds__3__attack_success_rate=1.5), "attack_success_rate is 1.5"),
+        (make_it_nan, "not a finite number"),
+        (change(rounds__0__accuracy=None), "rounds.0.accuracy: None is not of type 'number'"),
+        (
+            change(rounds__3__attack_success_rate=1.5),
+            "rounds.3.attack_success_rate: 1.5 is greater",
+        ),
         (change(settings__scale="paper"), "scale is 'paper'"),
         (change(settings__task__epochs=5), "its task.epochs is 5, not 2 as planned"),
         (change(settings__task__lr=0.1), "its task.lr is 0.1, not None as planned"),
         (change(settings__attack=None), "its attack is None, not {'rule': 'label_flip'"),
         (change(cell__id="another"), "record of another"),
-        (change(provenance={}), "field is missing"),
-        (change(rounds=None), "field is missing or has the wrong form"),
-        (drop_rounds, "4 of 10 rounds"),
-        (change(rounds__2__weights=[0.5, 0.5]), "round 3: not one weight per client"),
+        (change(provenance={}), "provenance: 'commit' is a required property"),
+        (change(rounds=None), "rounds: None is not of type 'array'"),
+        (drop_rounds, "its rounds are not 1 to 10"),
+        (change(rounds__2__weights=[0.5, 0.5]), "round 3 has not one weight for each client"),
+        (leave_the_digest, "does not match its digest"),
+        (make_a_folder, "Is a directory"),
     ],
 )
 def test_a_broken_record_is_named_with_its_reason(experiment, breaker, reason):
     experiment.write()
-    cell_id = "mnist_shards/label_flip/2/median/seed-2"
+    cell_id = "mnist_shards/label_flip/attackers-2/median/seed-2"
     breaker(experiment.path(cell_id))
     result = collected(experiment, "figure3")
     row = next(c for c in result.cells if c.cell_id == cell_id)
@@ -147,11 +164,37 @@ def test_a_broken_record_is_named_with_its_reason(experiment, breaker, reason):
     assert sum(c.done for c in result.cells) == len(result.cells) - 1
 
 
+def test_a_diverged_cell_is_neither_done_nor_broken(experiment):
+    experiment.write()
+    cell_id = "mnist_shards/label_flip/attackers-2/foolsgold/seed-2"
+    diverge(experiment.path(cell_id), 5)
+    result = collected(experiment, "figure3")
+    row = next(c for c in result.cells if c.cell_id == cell_id)
+    assert row.state == "diverged"
+    assert not row.done
+    assert row.diverged == "in round 5: the global model holds a NaN or an infinity"
+    assert row.reason == f"diverged {row.diverged}"
+    assert row.accuracy is row.attack_success_rate is None
+    assert row.n_rounds == 4
+    assert not any(r.cell_id == cell_id for r in (*result.rounds, *result.weights))
+    assert sum(c.done for c in result.cells) == len(result.cells) - 1
+
+
+def test_what_a_cell_changes_is_kept(experiment):
+    experiment.write()
+    changes = {c.cell_id: c.changes for c in collected(experiment, "table4").cells}
+    assert changes["mnist_shards/gaussian.noise_std-2/attackers-2/median/seed-1"] == {
+        "task": {},
+        "attack": {"noise_std": 2},
+        "aggregator": {},
+    }
+
+
 def test_a_missing_record_is_named(experiment):
     experiment.write()
-    experiment.path("mnist_shards/none/0/fedavg/seed-3").unlink()
+    experiment.path("mnist_shards/none/attackers-0/fedavg/seed-3").unlink()
     states = {c.cell_id: c.state for c in collected(experiment, "figure3").cells}
-    assert states["mnist_shards/none/0/fedavg/seed-3"] == "missing"
+    assert states["mnist_shards/none/attackers-0/fedavg/seed-3"] == "missing"
     assert list(states.values()).count("missing") == 1
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import scipy.stats
-from reporting_records import AGGREGATORS, Experiment
+from reporting_records import AGGREGATORS, Experiment, diverge, rewrite
 
 from arfl.errors import UserError
 from arfl.reporting import collect, compare, paper, tables
@@ -73,7 +73,8 @@ def test_an_entry_is_recomputed_from_its_records(tmp_path, written):
     experiment.write()
     rows, markdown, latex = written(experiment, "table4")
     row = next(r for r in rows if r["aggregator"] == "foolsgold" and r["column"] == "2")
-    values = accuracies(experiment, "mnist_shards/gaussian/2/foolsgold/seed-{}")
+    cell = "mnist_shards/gaussian.noise_std-2/attackers-2/foolsgold/seed-{}"
+    values = accuracies(experiment, cell)
     mean, std = statistics.fmean(values), statistics.stdev(values)
     assert float(row["measured"]) == pytest.approx(mean)
     assert float(row["std"]) == pytest.approx(std)
@@ -91,7 +92,7 @@ def test_the_average_is_over_seeds_of_averages_over_the_sweep(tmp_path, written)
     experiment.write()
     rows, _, _ = written(experiment, "table4")
     row = next(r for r in rows if r["aggregator"] == "median" and r["column"] == "average")
-    cells = ("none/0", "gaussian/1", "gaussian/2", "gaussian/3")
+    cells = ["none/attackers-0", *(f"gaussian.noise_std-{x}/attackers-2" for x in (1, 2, 3))]
     sweep = [accuracies(experiment, f"mnist_shards/{c}/median/seed-{{}}") for c in cells]
     means = [statistics.fmean(seed) for seed in zip(*sweep, strict=True)]
     assert float(row["measured"]) == pytest.approx(statistics.fmean(means))
@@ -102,9 +103,11 @@ def test_the_average_is_over_seeds_of_averages_over_the_sweep(tmp_path, written)
 def test_incomplete_seeds_are_told(tmp_path, written):
     experiment = Experiment(tmp_path, targets=("table4",))
     experiment.write()
-    experiment.path("mnist_shards/gaussian/1/fedavg/seed-2").unlink()
+    experiment.path("mnist_shards/gaussian.noise_std-1/attackers-2/fedavg/seed-2").unlink()
     for seed in (1, 2, 3):
-        experiment.path(f"mnist_shards/gaussian/3/median/seed-{seed}").unlink()
+        experiment.path(
+            f"mnist_shards/gaussian.noise_std-3/attackers-2/median/seed-{seed}"
+        ).unlink()
     rows, markdown, _ = written(experiment, "table4")
     by_key = {(r["aggregator"], r["column"]): r for r in rows}
     assert by_key["fedavg", "1"]["n_done"] == by_key["fedavg", "average"]["n_done"] == "2"
@@ -112,6 +115,31 @@ def test_incomplete_seeds_are_told(tmp_path, written):
     assert "(2/3 seeds)" in markdown
     assert "(0/3 seeds)" in markdown
     assert "68 of 72 cells done" in markdown
+
+
+def test_a_diverged_cell_is_shown_with_its_reason_and_in_no_mean(tmp_path, written):
+    experiment = Experiment(tmp_path, targets=("table4",))
+    experiment.write()
+    cell = "mnist_shards/gaussian.noise_std-{}/attackers-2/{}/seed-{}"
+    diverge(experiment.path(cell.format(1, "fedavg", 2)), 4)
+    for seed in (1, 2, 3):
+        diverge(experiment.path(cell.format(3, "median", seed)), 1)
+    rows, markdown, _ = written(experiment, "table4")
+    by_key = {(r["aggregator"], r["column"]): r for r in rows}
+    some, none = by_key["fedavg", "1"], by_key["median", "3"]
+    assert (some["n_done"], some["n_planned"], some["n_diverged"]) == ("2", "3", "1")
+    values = [
+        json.loads(experiment.path(cell.format(1, "fedavg", s)).read_text())["rounds"][-1]
+        for s in (1, 3)
+    ]
+    mean = statistics.fmean(value["accuracy"] for value in values)
+    assert float(some["measured"]) == pytest.approx(mean)
+    assert none["measured"] == none["difference"] == ""
+    assert "(2/3 seeds, 1 diverged)" in markdown
+    assert "– (0/3 seeds, 3 diverged)" in markdown
+    assert "68 of 72 cells done, 4 diverged" in markdown
+    cause = "in round 4: the global model holds a NaN or an infinity"
+    assert f"{cell.format(1, 'fedavg', 2)} {cause}" in markdown
 
 
 def test_a_single_seed_is_never_marked(tmp_path, written):
@@ -136,7 +164,7 @@ def test_attackers_are_compared_at_the_same_share(tmp_path, written):
 def test_a_point_without_records_stands_beside_the_same_share(tmp_path, written):
     experiment = Experiment(tmp_path, targets=("figure3",))
     experiment.write()
-    for path in (tmp_path / "results").rglob("label_flip/2/fedavg/seed-*.json"):
+    for path in (tmp_path / "results").rglob("label_flip/attackers-2/fedavg/seed-*.json"):
         path.unlink()
     rows, _, _ = written(experiment, "figure3")
     row = next(r for r in rows if r["aggregator"] == "fedavg" and r["column"] == "2")
@@ -148,7 +176,7 @@ def test_versions_are_mixed_only_where_like_cells_disagree(tmp_path, written):
     experiment.write()
     for aggregator, stale in (("median", "seed-*"), ("fedavg", "seed-1")):
         for path in (tmp_path / "results").rglob(f"{aggregator}/{stale}.json"):
-            path.write_text(path.read_text().replace("feedc0de", "0ldc0de"))
+            rewrite(path, lambda record: record["provenance"].update(fingerprint="0ldc0de"))
         _, markdown, _ = written(experiment, "table4")
         mixed = "Records of 2 versions of the numeric code are mixed." in markdown
         # All of the median's cells have one version; FedAvg's have two.
