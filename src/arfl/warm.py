@@ -1,35 +1,36 @@
-"""One process that has imported PyTorch, from which short jobs fork instead of importing it again.
+"""A process that has imported PyTorch and numba, from which short jobs fork instead of importing.
 
 `run` is the client: it hands a command to the *parent*, a process that this module starts when
 there is none and that leaves when it has been idle, and waits for the exit status. The parent has
 imported and run nothing: it has one thread and no CUDA, so that its forks are as good as fresh
 processes. It serves only clients that a fresh process would treat alike: same user, interpreter,
-environment, working folder, limits, control group and code; these are hashed into the name of its
+environment, working folder, limits, signals, namespaces and code, all hashed into the name of its
 socket. Used where the environment variable ``ARFL_WARM`` is 1, on Linux.
 
 Standard library only, and as little of it as may be: every job imports this.
 """
 
+import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import resource
+import select
 import signal
 import socket
-import stat
 import struct
 import sys
 import time
+from pathlib import Path
 
-VERBS = frozenset({"train", "partition", "prepare", "confidence", "theory", "trigger", "figure"})
-"""The verbs that import PyTorch or Matplotlib; for others a process of their own is as quick."""
+VERBS = frozenset({"train", "partition", "figure"})
+"""The verbs that import PyTorch or Matplotlib and of which a run has many."""
 
 IDLE_SECONDS = 20.0
 """After so long without a job the parent leaves."""
 
-_WAIT_SECONDS = 60.0  # for a parent that is being started; importing takes 2 to 3 on an idle machine
+_WAIT_SECONDS = 60.0  # for the parent's imports, which take 2 to 3 on an idle machine
 _REQUEST_SECONDS = 5.0
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _BEGUN = b"+"
@@ -58,43 +59,32 @@ def _circumstances() -> list:
     """What a process inherits and what it does may depend on."""
     mask = os.umask(0o077)
     os.umask(mask)
-    limits = [
-        resource.getrlimit(getattr(resource, name))
-        for name in sorted(dir(resource))
-        if name.startswith("RLIMIT_")
-    ]
-    with open("/proc/self/cgroup", encoding="utf-8") as stream:
-        group = stream.read()
+    process = Path("/proc/self")
+    status = (process / "status").read_text(encoding="utf-8").splitlines()
+    limits = [name for name in sorted(dir(resource)) if name.startswith("RLIMIT_")]
     return [
-        sys.executable,
-        sys.version,
+        [os.getresuid(), os.getresgid(), os.getgroups()],
+        [sys.executable, sys.version, sys.flags],
         os.getcwd(),
         sorted(item for item in os.environ.items() if item[0] not in _VOLATILE),
         mask,
-        limits,
+        [resource.getrlimit(getattr(resource, name)) for name in limits],
         sorted(os.sched_getaffinity(0)),
         os.getpriority(os.PRIO_PROCESS, 0),
-        group,
+        (process / "cgroup").read_text(encoding="utf-8"),
+        [line for line in status if line.startswith(("SigBlk", "SigIgn", "CapEff"))],
+        sorted(os.readlink(namespace) for namespace in (process / "ns").iterdir()),
     ]
 
 
-def _socket_path() -> str:
-    """Where the parent for this process listens: in a folder that only its user may enter.
+def _address() -> str:
+    """Where the parent for this process listens.
 
-    Raises:
-        PermissionError: if the folder is somebody else's, or open to others.
+    An abstract name: no file to protect or to clear away, free again when its owner is gone. Any
+    user may take one, so both sides look at who the other is.
     """
-    uid = os.getuid()
-    folder = os.path.join(os.environ.get("TMPDIR") or "/tmp", f"arfl-{uid}")
-    try:
-        os.mkdir(folder, 0o700)
-    except FileExistsError:
-        found = os.lstat(folder)
-        ours = stat.S_ISDIR(found.st_mode) and found.st_uid == uid
-        if not ours or stat.S_IMODE(found.st_mode) & 0o077:
-            raise PermissionError(errno.EPERM, "not a folder of this user alone", folder) from None
     state = json.dumps([_circumstances(), _code()])
-    return os.path.join(folder, hashlib.sha256(state.encode()).hexdigest()[:16])
+    return f"\0arfl-{hashlib.sha256(state.encode()).hexdigest()}"
 
 
 def _is_ours(peer: socket.socket) -> bool:
@@ -110,7 +100,7 @@ def run(argv: list[str]) -> int | None:
     """Run ``python -m arfl`` with these arguments in a fork of the warm parent.
 
     Files that the command names, its output and signals (SIGINT, SIGTERM, SIGUSR1) are as if it ran
-    here. It is killed when this process dies.
+    here. It is killed when this process dies, but goes on while this process is suspended.
 
     Args:
         argv: the command line's arguments, the verb first.
@@ -124,14 +114,13 @@ def run(argv: list[str]) -> int | None:
     if not wanted or sys.platform != "linux" or "SLURM_JOB_ID" in os.environ:
         return None
     try:
-        path = _socket_path()
-        with _connected(path) as parent:
+        with _connected(_address()) as parent:
             return _ask(parent, argv)
     except OSError:
         return None
 
 
-def _connected(path: str) -> socket.socket:
+def _connected(address: str) -> socket.socket:
     """A connection to the parent, which is started if there is none.
 
     Raises:
@@ -142,42 +131,34 @@ def _connected(path: str) -> socket.socket:
     while time.monotonic() < deadline:
         parent = socket.socket(socket.AF_UNIX)
         try:
-            parent.connect(path)
+            parent.connect(address)
             if _is_ours(parent):
                 return parent
-            raise PermissionError(errno.EPERM, "the socket is somebody else's", path)
-        except (FileNotFoundError, ConnectionRefusedError):
+            raise PermissionError(errno.EPERM, "the socket is somebody else's")
+        except ConnectionRefusedError:
             parent.close()
         except OSError:
             parent.close()
             raise
-        if started is None:
-            started = _start(path)
-        elif started:
-            gone, status = os.waitpid(started, os.WNOHANG)
-            if gone and status:
-                raise ChildProcessError(errno.ECHILD, "the parent did not start", path)
-            # Without an error it has left the work to another, which came first.
-            started = 0 if gone else started
-        time.sleep(0.02)
-    raise TimeoutError(errno.ETIMEDOUT, "no parent in time", path)
+        # One that has left without an error has found another, which came first: that one may go too.
+        if started is None or started.poll() == 0:
+            started = _start(address)
+        elif started.poll():
+            raise ChildProcessError(errno.ECHILD, "the parent did not start")
+        time.sleep(0.01)
+    raise TimeoutError(errno.ETIMEDOUT, "no parent in time")
 
 
-def _start(path: str) -> int:
-    """Start a parent in a session of its own; its process id."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    return os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-m", "arfl.warm", path],
-        os.environ,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 2, f"{path}.log", flags, 0o600),
-        ],
-        setsid=True,
-        setsigmask=(),
-        setsigdef=(*_FORWARDED, signal.SIGHUP),
+def _start(address: str):
+    """Start a parent in a session of its own."""
+    import subprocess
+
+    return subprocess.Popen(
+        [sys.executable, "-m", "arfl.warm", address[1:]],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
 
 
@@ -185,62 +166,39 @@ def _ask(parent: socket.socket, argv: list[str]) -> int | None:
     """Hand the command over and wait for its status; None if it was not begun."""
     request = json.dumps([sys.argv[0], *argv]).encode()
     message = _LENGTH.pack(len(request)) + request
+    parent.settimeout(_WAIT_SECONDS)
     sent = socket.send_fds(parent, [message], [0, 1, 2])
     parent.sendall(message[sent:])
+    if parent.recv(len(_BEGUN)) != _BEGUN:
+        return None
+    parent.settimeout(None)
 
     def forward(number, _):
-        try:
+        with contextlib.suppress(OSError):  # The job has ended, and its status is on the way.
             parent.send(bytes([number]))
-        except OSError:
-            pass  # It has ended, and its status is on the way.
 
-    before = {}
     for number in _FORWARDED:
-        # One that this process was started to ignore stays ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, forward)
+            signal.signal(number, forward)
     try:
-        answer = b""
-        while len(answer) < len(_BEGUN) + _STATUS.size:
-            try:
-                more = parent.recv(64)
-            except ConnectionResetError:
-                more = b""
-            if not more:
-                break
-            answer += more
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if not answer:
-        return None
-    if len(answer) < len(_BEGUN) + _STATUS.size:
+        status = parent.recv(_STATUS.size)
+    except ConnectionResetError:
+        status = b""
+    if len(status) < _STATUS.size:
         print("error: the process that ran this was killed; run again", file=sys.stderr)
         return 1
-    (status,) = _STATUS.unpack(answer[len(_BEGUN) :])
-    return status if status >= 0 else 128 - status
+    return _STATUS.unpack(status)[0]
 
 
 # The parent
 
 
-def _lock(path: str) -> int | None:
-    """Take the lock that one parent holds for its life; None if another has it."""
-    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # A parent that leaves takes the file with it: a lock on that one keeps nobody out.
-        if os.fstat(lock).st_ino == os.stat(f"{path}.lock").st_ino:
-            return lock
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    os.close(lock)
-    return None
-
-
 def _preload() -> None:
-    """Import what jobs import. Nothing here may start a thread or ask for a GPU."""
-    import contextlib
+    """Import what jobs import. Nothing here may ask for a GPU.
+
+    Raises:
+        RuntimeError: if a library has started threads: forking is not safe with them.
+    """
     import importlib
 
     from arfl import registry
@@ -251,214 +209,177 @@ def _preload() -> None:
         for folder in ("aggregators", "attacks", "networks", "partitions")
         for name in registry.names(folder)
     ]
+    kernels = [f"arfl.kernels.{name}_cpu" for name in ("aggregation", "cnn", "fasttext", "loannet")]
     # An environment for reports alone has no PyTorch, and one for training may have no Matplotlib.
     # What fails here fails again where it is needed, with the message that belongs to it.
     for modules in (
-        ["arfl.cli", "arfl.record", "arfl.progress", "arfl.grid"],
+        ["numpy"],  # whose BLAS starts threads at once unless it is told not to, as Snakemake does
+        ["arfl.cli", "arfl.record", "arfl.progress"],
         ["arfl.cell", "arfl.federation", "arfl.checkpoint", "arfl.numerics", *training],
         ["torch.nested._internal.nested_tensor"],  # imported by the first step backward
-        ["arfl.kernels.numba_tools"],
+        kernels,
         ["matplotlib.pyplot", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_pdf"],
         ["arfl.reporting.figures", "arfl.reporting.partition_picture"],
     ):
         with contextlib.suppress(ImportError, RuntimeError, UserError):
             for module in modules:
                 importlib.import_module(module)
+        if len(os.listdir("/proc/self/task")) > 1:
+            raise RuntimeError(f"importing {', '.join(modules)} has started threads")
 
 
-def serve(path: str) -> None:
-    """Be the parent for the clients that know this socket, until there is no more to do.
+def serve(name: str) -> tuple[list[str], list[int]] | None:
+    """Be the parent for the clients that know this name, until there is no more to do.
 
     Args:
-        path: from `_socket_path` of a client in the same circumstances.
+        name: the address of a client in the same circumstances, without its first character.
+
+    Returns:
+        None at the end; in a fork, where it returns too, the job's ``sys.argv`` and its files for
+        standard input, output and error.
 
     Raises:
         RuntimeError: if this process is not what those clients need.
     """
-    for name in os.listdir("/proc/self/fd"):
-        # What the client had inherited, such as a pipe whose reader waits for its end.
-        if int(name) > 2:
-            try:
-                os.close(int(name))
-            except OSError:
-                pass  # the listing's own
-    lock = _lock(path)
-    if lock is None:
-        return
+    import gc
+
+    os.close(os.pidfd_open(os.getpid()))  # Linux before 5.3 has none
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(f"\0{name}")
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return None
+        raise
+    # From here on clients wait instead of starting another one.
+    listener.listen(128)
     code = _code()
-    if _socket_path() != path:
+    if _address() != f"\0{name}":
         raise RuntimeError("the circumstances are not the client's")
     _preload()
-    if len(os.listdir("/proc/self/task")) > 1:
-        raise RuntimeError("importing has started threads, with which forking is not safe")
-    if _code() != code:
-        raise RuntimeError("the code has changed while it was imported")
-    _Parent(path, lock, code).loop()
+    # A fork's collector then leaves the pages that it shares alone.
+    gc.collect()
+    gc.freeze()
+    return _Parent(listener, code).loop()
 
 
 class _Parent:
     """The parent's sockets and jobs."""
 
-    def __init__(self, path: str, lock: int, code: list):
-        import gc
-        import selectors
+    def __init__(self, listener: socket.socket, code: list):
+        self._listener, self._code = listener, code
+        self._poll = select.poll()  # not epoll, whose set of files a fork shares with its parent
+        self._poll.register(listener, select.POLLIN)
+        self._clients: dict[int, tuple[socket.socket, int]] = {}  # by file: with the job's id
+        self._jobs: dict[int, tuple[socket.socket, int]] = {}  # by the job's file: with its id
 
-        self._path, self._lock, self._code = path, lock, code
-        self._jobs: dict[socket.socket, object] = {}
-        # Not epoll, whose set of files a fork shares with its parent.
-        self._selector = selectors.PollSelector()
-        self._listener = socket.socket(socket.AF_UNIX)
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
-        self._listener.bind(path)
-        self._inode = os.stat(path).st_ino
-        self._listener.listen(128)
-        self._listener.setblocking(False)
-        self._selector.register(self._listener, 1, self._accept)
-        # A fork's collector then leaves the pages that it shares alone.
-        gc.collect()
-        gc.freeze()
+    def loop(self) -> tuple[list[str], list[int]] | None:
+        """As `serve`."""
+        while ready := self._poll.poll(None if self._jobs else 1000 * IDLE_SECONDS):
+            for file, _ in ready:
+                if file in self._jobs:
+                    self._end(file)
+                elif file in self._clients:
+                    self._hear(file)
+                elif file == self._listener.fileno() and (job := self._begin()):
+                    return job
+        return None
 
-    def loop(self) -> None:
-        """Serve until idle, or until the socket's file is gone or the code has changed."""
-        last = time.monotonic()
-        while True:
-            for key, _ in self._selector.select(timeout=1.0):
-                key.data()
-            if self._jobs:
-                last = time.monotonic()
-            elif time.monotonic() - last > IDLE_SECONDS or not self._is_current():
-                break
-        self._listener.close()
-        if self._has_socket():
-            for name in (self._path, f"{self._path}.log", f"{self._path}.lock"):
-                os.unlink(name)
-
-    def _has_socket(self) -> bool:
-        try:
-            return os.stat(self._path).st_ino == self._inode
-        except FileNotFoundError:
-            return False
-
-    def _is_current(self) -> bool:
-        try:
-            return self._has_socket() and _code() == self._code
-        except FileNotFoundError:  # a file went while it was being looked at
-            return False
-
-    def _accept(self) -> None:
-        try:
-            client, _ = self._listener.accept()
-        except OSError:
-            return
-        argv, files = None, []
+    def _begin(self) -> tuple[list[str], list[int]] | None:
+        """Take a request and fork; what `serve` returns in the fork, None in the parent."""
+        client, _ = self._listener.accept()
+        files = []
         try:
             client.settimeout(_REQUEST_SECONDS)
-            if _is_ours(client) and self._is_current():
-                argv, files = _receive(client)
-                client.sendall(_BEGUN)
+            if not _is_ours(client) or _code() != self._code:
+                raise PermissionError(errno.EPERM, "not to be served")
+            argv = _receive(client, files)
+            client.sendall(_BEGUN)
         except (OSError, ValueError, struct.error):
-            argv = None
-        if argv is None:
             client.close()
-        else:
-            self._begin(client, argv, files)
+            for file in files:
+                os.close(file)
+            return None
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._leave(client, parent)
+            return argv, files
         for file in files:
             os.close(file)
+        job = os.pidfd_open(pid)
+        self._jobs[job] = self._clients[client.fileno()] = (client, pid)
+        self._poll.register(job, select.POLLIN)
+        self._poll.register(client, select.POLLIN)
+        return None
 
-    def _begin(self, client: socket.socket, argv: list[str], files: list[int]) -> None:
-        import multiprocessing
+    def _leave(self, client: socket.socket, parent: int) -> None:
+        """In a fork, close what belongs to the parent and to other jobs, and die with the parent."""
+        import ctypes
 
-        def work():
-            self._forget()
-            client.close()
-            _become(argv, files, parent)
-
-        parent = os.getpid()
-        job = multiprocessing.get_context("fork").Process(target=work)
-        job.start()
-        client.setblocking(False)
-        self._jobs[client] = job
-        self._selector.register(client, 1, lambda: self._hear(client, job))
-        self._selector.register(job.sentinel, 1, lambda: self._end(client, job))
-
-    def _forget(self) -> None:
-        """Close, in a fork, what belongs to the parent and to other jobs."""
-        self._selector.close()
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+        os.setpgid(0, 0)
         self._listener.close()
-        os.close(self._lock)
-        for client in self._jobs:
-            client.close()
+        client.close()
+        for job, (other, _) in self._jobs.items():
+            os.close(job)
+            other.close()
 
-    def _hear(self, client: socket.socket, job) -> None:
-        """Forward signals that the client sends; kill the job of a client that has died."""
+    def _hear(self, file: int) -> None:
+        """Forward signals that a client sends; kill the job of a client that has died."""
+        client, pid = self._clients[file]
         try:
             numbers = client.recv(64)
-        except BlockingIOError:
-            return
         except OSError:
             numbers = b""
         if not numbers:
-            self._selector.unregister(client)
-            _kill(job.pid)
+            self._forget(file)
+            with contextlib.suppress(ProcessLookupError):  # It does not lead a group yet.
+                os.killpg(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
         for number in numbers:
             if number in _FORWARDED:
-                os.kill(job.pid, number)
+                os.kill(pid, number)
 
-    def _end(self, client: socket.socket, job) -> None:
-        self._selector.unregister(job.sentinel)
-        job.join()
-        if client in self._selector.get_map():
-            self._selector.unregister(client)
-            try:
-                client.sendall(_STATUS.pack(job.exitcode))
-            except OSError:
-                pass  # It died a moment ago.
-        job.close()
-        del self._jobs[client]
+    def _forget(self, file: int) -> None:
+        self._poll.unregister(file)
+        del self._clients[file]
+
+    def _end(self, job: int) -> None:
+        """Pass on the status of a job that has ended."""
+        client, pid = self._jobs.pop(job)
+        self._poll.unregister(job)
+        os.close(job)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if client.fileno() in self._clients:
+            self._forget(client.fileno())
+            with contextlib.suppress(OSError):  # It died a moment ago.
+                client.sendall(_STATUS.pack(status if status >= 0 else 128 - status))
         client.close()
 
 
-def _receive(client: socket.socket) -> tuple[list[str], list[int]]:
-    """A request and the client's standard files."""
-    message, files, _, _ = socket.recv_fds(client, 1 << 16, 3)
-    try:
-        if len(files) != 3:
-            raise ValueError("not three files")
-        (length,) = _LENGTH.unpack(message[: _LENGTH.size])
-        message = message[_LENGTH.size :]
-        while len(message) < length:
-            more = client.recv(length - len(message))
-            if not more:
-                raise ValueError("the request ends too early")
-            message += more
-        argv = json.loads(message)
-    except (OSError, ValueError, struct.error):
-        for file in files:
-            os.close(file)
-        raise
-    return argv, files
+def _receive(client: socket.socket, files: list[int]) -> list[str]:
+    """A request; the client's standard files are appended to ``files``.
+
+    Raises:
+        OSError, ValueError, struct.error: if there is no whole one.
+    """
+    message, received, _, _ = socket.recv_fds(client, 1 << 16, 3)
+    files += received
+    (length,) = _LENGTH.unpack(message[: _LENGTH.size])
+    message = message[_LENGTH.size :]
+    while len(message) < length and (more := client.recv(length - len(message))):
+        message += more
+    if len(message) != length or len(files) != 3:
+        raise ValueError("no whole request")
+    return json.loads(message)
 
 
-def _kill(pid: int) -> None:
-    """Kill a job with what it has started."""
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:  # It has not come to lead a group yet.
-        os.kill(pid, signal.SIGKILL)
-
-
-def _become(argv: list[str], files: list[int], parent: int) -> None:
-    """Turn this fork into the process that the client's command would have been; ends it."""
-    import ctypes
-
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-    os.setsid()
+def _become(argv: list[str], files: list[int]) -> None:
+    """Take the place of the client in a fork, and run its command."""
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
@@ -469,5 +390,5 @@ def _become(argv: list[str], files: list[int], parent: int) -> None:
     sys.exit(main())
 
 
-if __name__ == "__main__":
-    serve(sys.argv[1])
+if __name__ == "__main__" and (job := serve(sys.argv[1])):
+    _become(*job)
