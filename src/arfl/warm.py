@@ -140,7 +140,7 @@ def _connected(address: str) -> socket.socket:
         except OSError:
             parent.close()
             raise
-        # One that has left without an error has found another, which came first: that one may go too.
+        # One that left without an error had found another, which may have gone since.
         if started is None or started.poll() == 0:
             started = _start(address)
         elif started.poll():
@@ -314,7 +314,7 @@ class _Parent:
         return None
 
     def _leave(self, client: socket.socket, parent: int) -> None:
-        """In a fork, close what belongs to the parent and to other jobs, and die with the parent."""
+        """In a fork, close what is the parent's and other jobs', and die with the parent."""
         import ctypes
 
         pr_set_pdeathsig = 1
