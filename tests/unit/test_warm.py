@@ -75,7 +75,7 @@ def folder(tmp_path):
     """A package ``arfl`` with the real client and parent, and verbs that report what they see."""
     package = tmp_path / "arfl"
     package.mkdir()
-    for name in ("__init__.py", "__main__.py", "errors.py"):
+    for name in ("__init__.py", "__main__.py", "errors.py", "fingerprint.py"):
         shutil.copy(PACKAGE / name, package)
     code = (PACKAGE / "warm.py").read_text()
     assert "IDLE_SECONDS = 20.0" in code
