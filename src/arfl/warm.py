@@ -237,9 +237,8 @@ def _preload() -> None:
         _check_alone()
     if numba := sys.modules.get("numba"):
         numba.njit(lambda: None)()  # its first compilation makes what every loaded kernel needs
-        fingerprint.fingerprint(
-            "arfl.numerics", "arfl.federation", *training
-        )  # keeps what it parses
+        # It keeps what it parses.
+        fingerprint.fingerprint("arfl.numerics", "arfl.federation", *training)
     _check_alone()
 
 
