@@ -193,15 +193,25 @@ def _ask(parent: socket.socket, argv: list[str]) -> int | None:
 # The parent
 
 
+def _check_alone() -> None:
+    """Refuse threads, with which forking is not safe.
+
+    Raises:
+        RuntimeError: if there are any.
+    """
+    if len(os.listdir("/proc/self/task")) > 1:
+        raise RuntimeError("a library has started threads")
+
+
 def _preload() -> None:
     """Import what jobs import. Nothing here may ask for a GPU.
 
     Raises:
-        RuntimeError: if a library has started threads: forking is not safe with them.
+        RuntimeError: if a library has started threads.
     """
     import importlib
 
-    from arfl import registry
+    from arfl import fingerprint, registry
     from arfl.errors import UserError
 
     training = [
@@ -214,7 +224,7 @@ def _preload() -> None:
     # What fails here fails again where it is needed, with the message that belongs to it.
     for modules in (
         ["numpy"],  # whose BLAS starts threads at once unless it is told not to, as Snakemake does
-        ["arfl.cli", "arfl.record", "arfl.progress"],
+        ["arfl.cli", "arfl.record", "arfl.progress", "jsonschema"],
         ["arfl.cell", "arfl.federation", "arfl.checkpoint", "arfl.numerics", *training],
         ["torch.nested._internal.nested_tensor"],  # imported by the first step backward
         kernels,
@@ -224,8 +234,12 @@ def _preload() -> None:
         with contextlib.suppress(ImportError, RuntimeError, UserError):
             for module in modules:
                 importlib.import_module(module)
-        if len(os.listdir("/proc/self/task")) > 1:
-            raise RuntimeError(f"importing {', '.join(modules)} has started threads")
+        _check_alone()
+    if numba := sys.modules.get("numba"):
+        numba.njit(lambda: None)()  # its first compilation makes what every loaded kernel needs
+        # It keeps what it parses.
+        fingerprint.fingerprint("arfl.numerics", "arfl.federation", *training)
+    _check_alone()
 
 
 def serve(name: str) -> tuple[list[str], list[int]] | None:

@@ -75,7 +75,7 @@ def folder(tmp_path):
     """A package ``arfl`` with the real client and parent, and verbs that report what they see."""
     package = tmp_path / "arfl"
     package.mkdir()
-    for name in ("__init__.py", "__main__.py", "errors.py"):
+    for name in ("__init__.py", "__main__.py", "errors.py", "fingerprint.py"):
         shutil.copy(PACKAGE / name, package)
     code = (PACKAGE / "warm.py").read_text()
     assert "IDLE_SECONDS = 20.0" in code
@@ -266,14 +266,20 @@ def test_changed_code_is_never_served_by_an_older_parent(folder):
 def test_another_user_is_neither_served_nor_trusted(folder):
     parent = report(folder)["parent"]
     name = address_of(parent)[1:]
-    become = "import os, socket, sys; os.chdir('/'); os.setgroups([]); os.setuid(65534);"
+    imports = "import os, socket, sys;"
+    become = f"{imports} os.chdir('/'); os.setgroups([]); os.setuid(65534);"
     ask = (
-        f"{become} s = socket.socket(socket.AF_UNIX); s.connect('\\0' + sys.argv[1]);"
-        r"socket.send_fds(s, [b'\x13\0\0\0[\"arfl\", \"train\", \"\"]'], [0, 1, 2]);"
+        " s = socket.socket(socket.AF_UNIX); s.connect('\\0' + sys.argv[1]);"
+        r"socket.send_fds(s, [b'\x15\0\0\0[\"arfl\", \"train\", \"\"]'], [0, 1, 2]);"
         "s.settimeout(20); print(s.recv(1))"
     )
-    asked = subprocess.run([sys.executable, "-c", ask, name], capture_output=True, check=False)
-    assert asked.stdout == b"b''\n" or b"ConnectionResetError" in asked.stderr
+    asked, root = (
+        subprocess.run([sys.executable, "-c", who + ask, name], capture_output=True, check=False)
+        for who in (become, imports)
+    )
+    assert root.stdout == b"b'+'\n"
+    refused = (b"ConnectionResetError", b"BrokenPipeError")
+    assert asked.stdout == b"b''\n" or any(error in asked.stderr for error in refused)
     assert ends(parent)
     take = (
         f"{become} s = socket.socket(socket.AF_UNIX); s.bind('\\0' + sys.argv[1]);"
