@@ -240,10 +240,10 @@ def rule(
 
             return combine_finite(models, combine, linear)[:2]
 
-        on_finite_rows.combine = function
-        on_finite_rows.linear = linear
-        on_finite_rows.check = check
-        on_finite_rows.in_rounds = in_rounds
+        on_finite_rows.combine = function  # type: ignore[attr-defined]
+        on_finite_rows.linear = linear  # type: ignore[attr-defined]
+        on_finite_rows.check = check  # type: ignore[attr-defined]
+        on_finite_rows.in_rounds = in_rounds  # type: ignore[attr-defined]
         return registry.register(on_finite_rows)
 
     return decorate

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from arfl import seeds
 from arfl.errors import UserError
@@ -163,7 +164,7 @@ def _validator():
     return jsonschema.Draft202012Validator(schema)
 
 
-def check(content: object, where: str | os.PathLike) -> dict:
+def check(content: Any, where: str | os.PathLike) -> dict:
     """The record, if it is one.
 
     Args:
