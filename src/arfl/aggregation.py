@@ -292,6 +292,20 @@ def make(name: str, /, **options: object) -> Aggregator:
 
     Raises:
         UserError: if the name or an option is unknown, or a value out of range.
+
+    Examples:
+        >>> import torch
+        >>> aggregate = make("trimmed_mean", share=0.25)
+        >>> context = Context(
+        ...     global_model=torch.zeros(1),
+        ...     client_ids=(0, 1, 2, 3),
+        ...     sample_counts=(10, 10, 10, 10),
+        ...     output_layer=slice(0, 1),
+        ...     buffers=(),
+        ... )
+        >>> models = torch.tensor([[1.0], [2.0], [4.0], [9.0]])
+        >>> aggregate(models, context).model.tolist()
+        [3.0]
     """
     function = registry.get("aggregators", name)
     configured = function if function.in_rounds is None else function.in_rounds

@@ -101,7 +101,12 @@ def get(folder: str, name: str) -> Any:
 
 
 def options(entry: Callable) -> dict[str, object]:
-    """The entry's options and their defaults; `inspect.Parameter.empty` for a required one."""
+    """The entry's options and their defaults; `inspect.Parameter.empty` for a required one.
+
+    Examples:
+        >>> options(get("aggregators", "trimmed_mean"))
+        {'share': 0.2}
+    """
     parameters = inspect.signature(entry).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
