@@ -240,10 +240,10 @@ def rule(
 
             return combine_finite(models, combine, linear)[:2]
 
-        on_finite_rows.combine = function
-        on_finite_rows.linear = linear
-        on_finite_rows.check = check
-        on_finite_rows.in_rounds = in_rounds
+        on_finite_rows.combine = function  # type: ignore[attr-defined]
+        on_finite_rows.linear = linear  # type: ignore[attr-defined]
+        on_finite_rows.check = check  # type: ignore[attr-defined]
+        on_finite_rows.in_rounds = in_rounds  # type: ignore[attr-defined]
         return registry.register(on_finite_rows)
 
     return decorate
@@ -292,6 +292,20 @@ def make(name: str, /, **options: object) -> Aggregator:
 
     Raises:
         UserError: if the name or an option is unknown, or a value out of range.
+
+    Examples:
+        >>> import torch
+        >>> aggregate = make("trimmed_mean", share=0.25)
+        >>> context = Context(
+        ...     global_model=torch.zeros(1),
+        ...     client_ids=(0, 1, 2, 3),
+        ...     sample_counts=(10, 10, 10, 10),
+        ...     output_layer=slice(0, 1),
+        ...     buffers=(),
+        ... )
+        >>> models = torch.tensor([[1.0], [2.0], [4.0], [9.0]])
+        >>> aggregate(models, context).model.tolist()
+        [3.0]
     """
     function = registry.get("aggregators", name)
     configured = function if function.in_rounds is None else function.in_rounds

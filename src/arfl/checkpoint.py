@@ -45,7 +45,7 @@ def save(path: str | os.PathLike, key: str, state: State, resumed: int) -> None:
     # The stream is opened here because np.savez would add a suffix to a bare name.
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         on_host = {name: value.cpu().numpy() for name, value in arrays.items()}
-        np.savez(stream, rest=np.array(json.dumps(rest)), **on_host)
+        np.savez(stream, rest=np.array(json.dumps(rest)), **on_host)  # type: ignore[arg-type]
 
 
 def load(path: str | os.PathLike, key: str, device: torch.device) -> tuple[State, int] | None:

@@ -10,8 +10,9 @@ import logging
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from arfl.errors import UserError
 
@@ -188,7 +189,7 @@ def _partition(
     made.save(out)
 
 
-def _train(**arguments: object) -> None:
+def _train(**arguments: Any) -> None:
     from arfl import cell
 
     cell.train(**arguments)
@@ -236,7 +237,7 @@ def _figure(collected: Path, target: str, paper: Path, out: Path) -> None:
     figures.draw(collected, target, paper, out)
 
 
-def _write_columns(out: Path, columns: dict[str, Sequence]) -> None:
+def _write_columns(out: Path, columns: Mapping[str, Sequence]) -> None:
     from arfl.reporting.collect import write_csv
 
     rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))

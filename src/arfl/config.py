@@ -3,7 +3,7 @@
 import difflib
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import jsonschema
 import yaml
@@ -27,11 +27,11 @@ def check(config: Mapping, schema_path: str | os.PathLike) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"config: {where}: {value} is not a finite number")
     _validate(dict(config), schema, ())
-    for where, option, value in _varied(config):
+    for place, option, value in _varied(config):
         known = schema["$defs"]["tasks"]["additionalProperties"]["properties"]
         # What is no key of a task may be an option of its partition; the grid knows.
         if option in known:
-            _validate(value, {"$defs": schema["$defs"]} | known[option], where)
+            _validate(value, {"$defs": schema["$defs"]} | known[option], place)
 
 
 def _validate(value: object, schema: Mapping, path: tuple) -> None:
@@ -70,7 +70,7 @@ def _hint(value: object) -> str:
 def _leaves(value: object, where: str = "") -> Iterator[tuple[str, object]]:
     """Dotted key and value of everything that is no mapping and no list."""
     if isinstance(value, Mapping):
-        inner = value.items()
+        inner: Iterable[tuple[object, object]] = value.items()
     elif isinstance(value, list | tuple):
         inner = enumerate(value)
     else:
@@ -82,7 +82,7 @@ def _leaves(value: object, where: str = "") -> Iterator[tuple[str, object]]:
 
 def _varied(config: Mapping) -> Iterator[tuple[tuple, str, object]]:
     """Place, option and value of each sweep over an option of a task."""
-    changes = [((), config)]
+    changes: list[tuple[tuple, Mapping]] = [((), config)]
     for kind in ("scales", "protocols"):
         changes += [((kind, name), change) for name, change in config[kind].items()]
     for place, change in changes:

@@ -123,7 +123,7 @@ def dataset(*, embedded: bool) -> Callable:
     """
 
     def decorate(prepare: Callable) -> Callable:
-        prepare.embedded = embedded
+        prepare.embedded = embedded  # type: ignore[attr-defined]
         return registry.register(prepare)
 
     return decorate

@@ -108,7 +108,7 @@ class Stopwatch:
 
     def __init__(self, device: torch.device):
         self._cuda = device.type == "cuda"
-        self._laps: list[tuple[str, object, object]] = []
+        self._laps: list[tuple] = []
         self._last = self._now()
 
     def _now(self):

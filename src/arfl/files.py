@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from arfl.errors import UserError
 
@@ -65,7 +66,7 @@ def write_json(path: str | os.PathLike, value: object, indent: int | None = 1) -
     write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
 
 
-def read_json(path: str | os.PathLike) -> object:
+def read_json(path: str | os.PathLike) -> Any:
     """Read a JSON file; a missing or broken one is a `UserError` that says what to do."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))

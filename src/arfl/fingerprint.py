@@ -182,6 +182,8 @@ def of_cell(network: str, attack_rule: str | None, aggregator_rule: str, device:
     own = [f"arfl.networks.{network}", f"arfl.aggregators.{aggregator_rule}"]
     if attack_rule is not None:
         own.append(f"arfl.attacks.{attack_rule}")
+    if device == "cuda" and _file_of(f"arfl.kernels.{network}_gpu") is not None:
+        own.append(f"arfl.kernels.{network}_gpu")
     without = "_gpu" if device == "cpu" else "_cpu"
     outside = _BY_DIGEST
     if device == "cpu" and _file_of(f"arfl.kernels.{network}_cpu") is not None:

@@ -177,6 +177,12 @@ def merge(base: Mapping, change: Mapping) -> dict:
     """``base`` with ``change`` laid over it; mappings are merged key by key, the rest replaced.
 
     A mapping that has another ``name`` is another thing (a partition scheme) and replaces it.
+
+    Examples:
+        >>> merge({"task": {"rounds": 200, "lr": 0.01}}, {"task": {"rounds": 60}})
+        {'task': {'rounds': 60, 'lr': 0.01}}
+        >>> merge({"name": "dirichlet", "concentration": 0.9}, {"name": "iid"})
+        {'name': 'iid'}
     """
     if "name" in base and change.get("name", base["name"]) != base["name"]:
         return copy.deepcopy(dict(change))

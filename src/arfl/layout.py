@@ -17,6 +17,13 @@ class Layout:
         buffer_names: names that hold batch-norm running statistics: sent and aggregated like
             parameters, but not trained by gradient.
         output_layer_name: the weight matrix of the output layer (FoolsGold's features).
+
+    Examples:
+        >>> layout = Layout({"fc.weight": (2, 3), "fc.bias": (2,)}, output_layer_name="fc.weight")
+        >>> layout.size, layout.output_layer
+        (8, slice(0, 6, None))
+        >>> {name: tuple(view.shape) for name, view in layout.views(torch.zeros(5, 8)).items()}
+        {'fc.weight': (5, 2, 3), 'fc.bias': (5, 2)}
     """
 
     shapes: Mapping[str, tuple[int, ...]]

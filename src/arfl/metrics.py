@@ -7,7 +7,14 @@ from torch import Tensor
 
 
 def predictions(logits: Tensor, binary: bool) -> Tensor:
-    """Predicted classes (B,) from (B, C) logits, or from (B, 1) ones of a binary model."""
+    """Predicted classes (B,) from (B, C) logits, or from (B, 1) ones of a binary model.
+
+    Examples:
+        >>> predictions(torch.tensor([[0.1, 2.0], [1.0, -1.0]]), binary=False).tolist()
+        [1, 0]
+        >>> predictions(torch.tensor([[0.3], [-0.2]]), binary=True).tolist()
+        [1, 0]
+    """
     return (logits[:, 0] > 0).long() if binary else logits.argmax(dim=1)
 
 

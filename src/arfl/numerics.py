@@ -35,5 +35,5 @@ def set_up(device: str) -> torch.device:
     torch.backends.cudnn.benchmark = False
     # The same cell gives the same record; what is filled is overwritten anyway.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return torch.device("cuda")

@@ -22,6 +22,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from arfl.errors import UserError
 
@@ -41,7 +42,7 @@ _CONTRACTS = {
     "networks": "a subclass of arfl.network.Network",
     "partitions": "a function decorated by @scheme of arfl.partition",
 }
-_ENTRIES: dict[str, object] = {}
+_ENTRIES: dict[str, Any] = {}
 
 
 def names(folder: str) -> tuple[str, ...]:
@@ -83,7 +84,7 @@ def register(entry: Callable) -> Callable:
     return entry
 
 
-def get(folder: str, name: str) -> Callable:
+def get(folder: str, name: str) -> Any:
     """The entry ``name`` of a folder of `KINDS`, imported if need be.
 
     Raises:
@@ -100,7 +101,12 @@ def get(folder: str, name: str) -> Callable:
 
 
 def options(entry: Callable) -> dict[str, object]:
-    """The entry's options and their defaults; `inspect.Parameter.empty` for a required one."""
+    """The entry's options and their defaults; `inspect.Parameter.empty` for a required one.
+
+    Examples:
+        >>> options(get("aggregators", "trimmed_mean"))
+        {'share': 0.2}
+    """
     parameters = inspect.signature(entry).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 

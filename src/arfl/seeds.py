@@ -37,6 +37,12 @@ def generator(seed: int, role: str, *indices: int) -> np.random.Generator:
 
     Raises:
         ValueError: if the role is not one of `ROLES`.
+
+    Examples:
+        >>> first = generator(1, "batch_order", 3, 7).integers(1000, size=3)
+        >>> again = generator(1, "batch_order", 3, 7).integers(1000, size=3)
+        >>> (first == again).all()
+        np.True_
     """
     return np.random.default_rng(_sequence(seed, role, indices))
 

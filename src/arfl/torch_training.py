@@ -3,10 +3,15 @@
 Clients that train together form a block: their networks are rows of one (m, N) matrix, their
 batches one (m, B, ...) tensor, and one backward pass gives every client its own gradient, because
 no tensor of one row meets a tensor of another.
+
+On a GPU a block's draws are copied there at its start, and no step waits for the GPU. A network
+whose forward pass for many clients has a form for GPUs (`arfl.kernels.cnn_gpu`) trains by that.
 """
 
+import importlib
+import importlib.util
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +31,7 @@ class _Batches(NamedTuple):
 
     Attributes:
         indices: (steps, m, B) int64.
-        counts: (steps, m) int64, how many samples there are.
+        shares: (steps, m, B) what a sample counts in its client's mean loss; 0 for no sample.
         crops: (steps, m, B, 3), or None.
         keep: (steps, m, B, units), or None.
         active: how many clients, always the first, have a batch at each step.
@@ -34,7 +39,7 @@ class _Batches(NamedTuple):
     """
 
     indices: Tensor
-    counts: Tensor
+    shares: Tensor
     crops: Tensor | None
     keep: Tensor | None
     active: list[int]
@@ -77,10 +82,27 @@ def train_clients(
     order = sorted((k for k in range(len(work)) if steps[k]), key=lambda k: -steps[k])
     for start in range(0, len(order), block):
         rows = order[start : start + block]
-        models[rows], moments[rows] = _train_block(
+        trained, ended = _train_block(
             network, data, global_model, [work[k] for k in rows], settings, attack
         )
+        places = _copy(np.array(rows), data.device)
+        models.index_copy_(0, places, trained)
+        moments.index_copy_(0, places, ended)
     return models, moments
+
+
+def _copy(array: np.ndarray, device: torch.device) -> Tensor:
+    """The array on the device; queued from pinned memory, so that nothing waits for a GPU."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _forward(network: Network, device: torch.device) -> Callable[..., Tensor]:
+    """The network's forward pass for a block of clients on the device."""
+    twin = f"arfl.kernels.{type(network).__module__.rpartition('.')[2]}_gpu"
+    if device.type == "cuda" and importlib.util.find_spec(twin) is not None:
+        return importlib.import_module(twin).forward
+    return network.forward
 
 
 def _pack(drawn: list[list[Epoch]], batch_size: int, device: torch.device) -> _Batches:
@@ -103,12 +125,13 @@ def _pack(drawn: list[list[Epoch]], batch_size: int, device: torch.device) -> _B
                         into[step, k, :size] = getattr(epoch, name)[start : start + size]
                 start, step = start + size, step + 1
     on_device = {
-        name: None if value is None else torch.from_numpy(value).to(device, non_blocking=True)
-        for name, value in packed.items()
+        name: None if value is None else _copy(value, device) for name, value in packed.items()
     }
+    real = np.arange(batch_size) < counts[..., None]
+    shares = (real / np.maximum(counts, 1)[..., None]).astype(np.float32)
     return _Batches(
         on_device["order"],
-        torch.from_numpy(counts).to(device, non_blocking=True),
+        _copy(shares, device),
         on_device["crops"],
         on_device["keep"],
         (counts > 0).sum(1).tolist(),
@@ -126,14 +149,14 @@ def _trainable_views(network: Network, models: Tensor, gradients: Tensor) -> dic
     return views
 
 
-def _loss(logits: Tensor, y: Tensor, counts: Tensor, binary: bool) -> Tensor:
+def _loss(logits: Tensor, y: Tensor, shares: Tensor, binary: bool) -> Tensor:
     """Sum over clients of the mean loss over each client's real samples."""
     if binary:
         each = F.binary_cross_entropy_with_logits(logits[..., 0], y.float(), reduction="none")
     else:
-        each = F.cross_entropy(logits.transpose(1, 2), y, reduction="none")
-    real = torch.arange(y.shape[1], device=y.device) < counts.unsqueeze(1)
-    return (each * (real / counts.unsqueeze(1))).sum()
+        # One row a sample: the loss of higher-dimensional logits has no deterministic CUDA form.
+        each = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view_as(y)
+    return (each * shares).sum()
 
 
 def _train_block(
@@ -148,34 +171,35 @@ def _train_block(
     models = global_model.repeat(len(work), 1)
     gradients = torch.zeros_like(models)
     clients = [client for client, _ in work]
-    lr = torch.tensor([[client.lr] for client in clients], device=device)
+    lr = _copy(np.array([[client.lr] for client in clients], dtype=np.float32), device)
     optimizer = Optimizer(settings.optimizer, models, lr, settings.momentum)
     batches = _pack([drawn for _, drawn in work], settings.batch_size, device)
-    rows = 0
-    for step, width in enumerate(batches.widths):
-        if batches.active[step] != rows:
-            rows = batches.active[step]
-            tensors = _trainable_views(network, models[:rows], gradients[:rows])
-            attacking = [k for k in range(rows) if clients[k].attacker is not None]
-            # Moved once for all steps: each copy to a GPU would wait for it.
-            attacking_rows = torch.tensor(attacking, device=device)
-            attackers = tuple(clients[k].attacker for k in attacking)
-        indices = batches.indices[step, :rows, :width]
-        x, y = data.stored(indices), data.labels(indices)
-        if batches.crops is not None:
-            crops = batches.crops[step, :rows, :width].flatten(0, 1)
-            x = crop(x.flatten(0, 1), crops).unflatten(0, indices.shape)
-        x = data.inputs(x)
-        if attacking:
-            bad_x, bad_y = attack.poison(x[attacking_rows], y[attacking_rows], attackers)
-            x, y = x.index_copy(0, attacking_rows, bad_x), y.index_copy(0, attacking_rows, bad_y)
-        keep = None if batches.keep is None else batches.keep[step, :rows, :width]
-        gradients[:rows].zero_()
-        logits = network.forward(tensors, x, training=True, keep=keep)
-        loss = _loss(logits, y, batches.counts[step, :rows], network.binary)
-        with warnings.catch_warnings():
-            # Views of a (K, N) matrix are strided, as meant: the gradients add up in its rows.
-            warnings.filterwarnings("ignore", message="grad and param do not obey")
-            loss.backward()
-        optimizer.step(gradients[:rows])
+    forward = _forward(network, device)
+    attacking = [k for k, client in enumerate(clients) if client.attacker is not None]
+    attacking_rows = _copy(np.array(attacking, dtype=np.int64), device)
+    attackers = tuple(clients[k].attacker for k in attacking)
+    rows, active = 0, 0
+    with warnings.catch_warnings():
+        # Views of a (K, N) matrix are strided, as meant: the gradients add up in its rows.
+        warnings.filterwarnings("ignore", message="grad and param do not obey")
+        for step, width in enumerate(batches.widths):
+            if batches.active[step] != rows:
+                rows = batches.active[step]
+                tensors = _trainable_views(network, models[:rows], gradients[:rows])
+                active = sum(k < rows for k in attacking)
+            indices = batches.indices[step, :rows, :width]
+            x, y = data.stored(indices), data.labels(indices)
+            if batches.crops is not None:
+                crops = batches.crops[step, :rows, :width].flatten(0, 1)
+                x = crop(x.flatten(0, 1), crops).unflatten(0, indices.shape)
+            x = data.inputs(x)
+            if active:
+                bad = attacking_rows[:active]
+                bad_x, bad_y = attack.poison(x[bad], y[bad], attackers[:active])
+                x, y = x.index_copy(0, bad, bad_x), y.index_copy(0, bad, bad_y)
+            keep = None if batches.keep is None else batches.keep[step, :rows, :width]
+            gradients[:rows].zero_()
+            logits = forward(tensors, x, training=True, keep=keep)
+            _loss(logits, y, batches.shares[step, :rows, :width], network.binary).backward()
+            optimizer.step(gradients[:rows])
     return models, optimizer.first

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,54 +68,11 @@ for kernel in compiled:
 assert "0d3FD5555555555555" in compiled[2].asm["ptx"]
 """
 
-RUN = """
-import torch
-from arfl import aggregators
-from arfl.aggregators import _steps as _dense
-from arfl.kernels import aggregation_gpu as _gpu
-from arfl.kernels import backend as _backend
-
-for n_clients in (1, 2, 7, 10, 16, 17, 40):
-    for dtype in (torch.float32, torch.float64):
-        models = torch.randn(n_clients, 20_011, dtype=dtype)
-        models[:, 100:150] = models[:, 100:150].round()
-        on_gpu = models.cuda()
-        tolerance = 1e-6 if dtype == torch.float32 else 1e-10
-        close = {"rtol": tolerance, "atol": tolerance}
-        weights = torch.rand(n_clients)
-        steps = [
-            ("weighted_sum", (weights,)), ("trimmed_mean", ((n_clients - 1) // 3,)),
-            ("repeated_median", ()),
-        ]
-        for step, options in steps:
-            fast = getattr(_gpu, step)(
-                on_gpu, *(o.cuda() if isinstance(o, torch.Tensor) else o for o in options)
-            )
-            torch.testing.assert_close(fast.cpu(), getattr(_dense, step)(models, *options), **close)
-        for variant in ("paper", "released") if n_clients > 1 else ():
-            _gpu.reweight(on_gpu, variant, 2.0, 0.1)
-            torch.cuda.set_sync_debug_mode("error")
-            corrected, sums = _gpu.reweight(on_gpu, variant, 2.0, 0.1)
-            torch.cuda.set_sync_debug_mode("default")
-            expected, expected_sums = _dense.reweight(models, variant, 2.0, 0.1)
-            torch.testing.assert_close(corrected.cpu(), expected, **close)
-            torch.testing.assert_close(sums.cpu(), expected_sums, rtol=1e-9, atol=1e-9)
-
-models = torch.randn(10, 20_011, device="cuda")
-assert _backend.backend(models) is _gpu
-models[3, 7] = float("nan")
-for name in ("fedavg", "median", "trimmed_mean", "repeated_median", "residual_reweighting"):
-    fast, fast_weights = getattr(aggregators, name)(models)
-    slow, slow_weights = getattr(aggregators, name)(models.cpu())
-    torch.testing.assert_close(fast.cpu(), slow, rtol=1e-5, atol=1e-6)
-    if slow_weights is not None:
-        torch.testing.assert_close(fast_weights.cpu(), slow_weights, rtol=1e-5, atol=1e-7)
-        assert fast_weights[3] == 0
-"""
-
 
 def python(code, *arguments):
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    paths = [str(Path(__file__).parent), environment.get("PYTHONPATH")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True
     )
@@ -133,8 +91,8 @@ def test_the_kernel_for_ten_clients_keeps_all_values_in_registers():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no GPU")
-def test_kernels_on_the_gpu_agree_with_plain_torch_and_never_wait_for_it():
-    python(RUN)
+def test_on_a_gpu_kernels_and_training_agree_with_the_cpu_and_never_wait():
+    python(Path(__file__).with_name("gpu_checks.py").read_text(), "cuda")
 
 
 def test_where_triton_cannot_run_a_warning_says_why_and_plain_torch_remains():

@@ -16,6 +16,7 @@ from reference_networks import (
 )
 
 from arfl import attack as attacks
+from arfl import torch_training
 from arfl.device_data import DeviceData, crop
 from arfl.errors import UserError
 from arfl.local_training import Client, LocalSettings, LocalTraining, epochs, n_batches
@@ -188,6 +189,26 @@ def test_clients_train_as_if_alone_whatever_the_block(case, block):
     assert torch.equal(trained[3], global_model)  # the client without samples
     moved = (trained - global_model).abs().amax(1)
     assert (moved[[0, 1, 2, 4, 5]] > 1e-3).all()
+
+
+def test_on_a_gpu_the_cnn_lays_patches_out_and_agrees_with_grouped_convolution():
+    model = Cnn(small_data.images(1).meta)
+    forward = torch_training._forward(model, torch.device("cuda"))
+    assert forward is not model.forward
+    assert torch_training._forward(model, CPU) == model.forward
+    resnet = ResNet18(small_data.images(1, channels=3, side=32).meta)
+    assert torch_training._forward(resnet, torch.device("cuda")) == resnet.forward
+    generator = torch.Generator().manual_seed(1)
+    flat = torch.randn(3, model.layout.size, dtype=torch.float64, generator=generator)
+    x = torch.randn(3, 5, 1, 28, 28, dtype=torch.float64, generator=generator)
+    logits, gradients = [], []
+    for run in (model.forward, forward):
+        leaf = flat.clone().requires_grad_()
+        logits.append(run(model.layout.views(leaf), x, training=True, keep=None))
+        logits[-1].square().sum().backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-9, atol=1e-8)
 
 
 def test_resnet_clients_follow_torchvisions_with_statistics_of_their_own():

@@ -40,6 +40,13 @@ def fedavg(models: Tensor, *, sample_counts: Sequence[int] | None = None) -> tup
     References:
         McMahan et al., "Communication-efficient learning of deep networks from decentralized
         data", AISTATS 2017.
+
+    Examples:
+        >>> import torch
+        >>> models = torch.tensor([[1.0, 0.0], [3.0, 4.0]])
+        >>> model, weights = fedavg(models, sample_counts=[100, 300])
+        >>> model.tolist(), weights.tolist()
+        ([2.5, 3.0], [0.25, 0.75])
     """
     counts = [1] * len(models) if sample_counts is None else list(sample_counts)
     if min(counts) < 0 or max(counts) <= 0:

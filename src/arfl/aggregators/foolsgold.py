@@ -132,6 +132,17 @@ def foolsgold(
     References:
         Fung, Yoon, Beschastnikh, "Mitigating sybils in federated learning poisoning",
         arXiv:1808.04866.
+
+    Examples:
+        Two clients send the same; only the others move the model.
+
+        >>> import torch
+        >>> models = torch.tensor([[1.0, 1.0], [1.0, 1.0], [-1.0, 0.5], [0.0, -1.0]])
+        >>> model, weights = foolsgold(models, torch.zeros(2))
+        >>> weights.tolist()
+        [0.0, 0.0, 0.5, 0.5]
+        >>> model.tolist()
+        [-0.25, -0.125]
     """
     check(buffers=buffers, update="models")
     if global_model.shape != models.shape[1:]:

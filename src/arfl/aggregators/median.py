@@ -27,6 +27,11 @@ def median(models: Tensor) -> tuple[Tensor, None]:
     References:
         Yin et al., "Byzantine-robust distributed learning: towards optimal statistical rates",
         ICML 2018.
+
+    Examples:
+        >>> import torch
+        >>> median(torch.tensor([[1.0], [2.0], [3.0], [100.0]]))[0].tolist()
+        [2.5]
     """
     # The median is what a trimmed mean leaves when it cuts all but the middle one or two.
     return backend(models).trimmed_mean(models, (len(models) - 1) // 2), None

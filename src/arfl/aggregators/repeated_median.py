@@ -49,6 +49,14 @@ def repeated_median(models: Tensor, *, variant: str = "paper") -> tuple[Tensor, 
 
     References:
         Siegel, "Robust regression using repeated medians", Biometrika 69(1), 1982.
+
+    Examples:
+        Values on a line but for one: the line at the middle rank.
+
+        >>> import torch
+        >>> models = torch.tensor([[1.0], [2.0], [3.0], [4.0], [100.0]])
+        >>> repeated_median(models)[0].tolist()
+        [3.0]
     """
     check(variant=variant)
     if variant == "released":

@@ -74,6 +74,17 @@ def residual_reweighting(
     References:
         Fu, Xie, Li, Chen, "Attack-resistant federated learning with residual-based reweighting",
         arXiv:1912.11464.
+
+    Examples:
+        A client far off the line of the others loses its weight, and its value is corrected.
+
+        >>> import torch
+        >>> models = torch.tensor([[1.0, 5.0], [2.1, 4.0], [2.9, 3.1], [4.0, 1.9], [90.0, -70.0]])
+        >>> model, weights = residual_reweighting(models)
+        >>> [round(value, 2) for value in model.tolist()]
+        [2.5, 3.5]
+        >>> [round(weight, 2) for weight in weights.tolist()]
+        [0.25, 0.25, 0.25, 0.25, 0.0]
     """
     check(variant=variant, lam=lam, delta=delta)
     steps = backend(models)

@@ -41,6 +41,12 @@ def trimmed_mean(models: Tensor, *, share: float = 0.2) -> tuple[Tensor, None]:
     References:
         Yin et al., "Byzantine-robust distributed learning: towards optimal statistical rates",
         ICML 2018.
+
+    Examples:
+        >>> import torch
+        >>> models = torch.tensor([[1.0], [2.0], [3.0], [4.0], [100.0]])
+        >>> trimmed_mean(models, share=0.2)[0].tolist()
+        [3.0]
     """
     check(share=share)
     return backend(models).trimmed_mean(models, int(share * len(models))), None

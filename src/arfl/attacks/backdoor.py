@@ -53,7 +53,7 @@ class Backdoor(Attack):
             rows, columns = torch.tensor(TRIGGER_ROWS).view(-1, 1), torch.tensor(TRIGGER_COLUMNS)
             self._places, self._values = (rows, columns), pixel.view(-1, 1, 1)
         else:
-            self._places = (torch.tensor(self._features["columns"]),)
+            self._places = (torch.tensor(self._features["columns"]),)  # type: ignore[assignment]
             self._values = torch.tensor(self._features["values"], dtype=torch.float32)
         self._target = class_index(meta, target, "backdoor's target")
         self._poisoned_per_batch = poisoned_per_batch
@@ -68,7 +68,7 @@ class Backdoor(Attack):
         """A copy of (..., C, H, W) normalised images or (..., F) rows with the trigger set."""
         if x.device != self._device:
             # Moved once: each copy to a GPU would wait for it.
-            self._places = tuple(place.to(x.device) for place in self._places)
+            self._places = tuple(place.to(x.device) for place in self._places)  # type: ignore[assignment]
             self._values, self._device = self._values.to(x.device), x.device
         x = x.clone()
         x[(..., *self._places)] = self._values.to(x.dtype)

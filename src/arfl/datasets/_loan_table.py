@@ -40,7 +40,7 @@ def column_roles() -> dict[str, str]:
     The roles: ``number`` and ``category`` (the 91 inputs), ``label``, ``participant``, ``dropped``.
     """
     table = resources.files("arfl.datasets").joinpath("loan_columns.csv")
-    with table.open(encoding="utf-8", newline="") as stream:
+    with table.open(encoding="utf-8", newline="") as stream:  # type: ignore[call-overload]
         return {row["column"]: row["role"] for row in csv.DictReader(stream)}
 
 
@@ -58,7 +58,7 @@ def finish(
     seed: int,
     dropped: Mapping[str, int],
     trigger_margin: float = 1.0,
-    **described: object,
+    **described,
 ) -> Preparation:
     """Split, scale and describe a table of loans.
 

@@ -32,16 +32,16 @@ import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from arfl.dataset import RECEIPT
 from arfl.errors import UserError
 from arfl.files import atomic_path, checksum, disk_errors, read_json, write_json
 
 _COLUMNS = ("dataset", "file", "accepts", "member_of", "url", "checksum", "rows", "kind", "note")
-_OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open}
+_OPENERS: Mapping[str, Callable] = {"": open, ".gz": gzip.open, ".xz": lzma.open}
 _CHUNK = 1 << 20
 _TIMEOUT = 60
 # Seconds to wait before each further attempt at one address.
@@ -90,7 +90,7 @@ def fetched(name: str, raw_dir: Path) -> dict[str, dict]:
     return entries
 
 
-def what_it_is(entry: Mapping[str, object], rows: int, unit: str) -> tuple[str, str]:
+def what_it_is(entry: Mapping, rows: int, unit: str) -> tuple[str, str]:
     """Kind and note of a file that comes in many cuts.
 
     Args:
@@ -201,7 +201,7 @@ class _Store:
         return fitting[0] if fitting else None
 
     def _keep(
-        self, stream: BinaryIO, target: Path, rows: Sequence[Mapping], source: Path | str
+        self, stream: IO[bytes], target: Path, rows: Sequence[Mapping], source: Path | str
     ) -> None:
         with atomic_path(target) as temporary:
             with open(temporary, "wb") as output:

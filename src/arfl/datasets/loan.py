@@ -59,7 +59,7 @@ class _Table:
         self.path = path
         self.roles = column_roles()
         self.columns = input_columns()
-        self.codes = {
+        self.codes: dict[str, dict] = {
             column: {} for column in (*self.columns, _STATE) if self.roles[column] != "number"
         }
         self.dropped: Counter[str] = Counter()

@@ -1,10 +1,12 @@
 """The numeric steps as Triton kernels on a GPU: the fast twin there of `arfl.aggregators._steps`.
 
-The same four functions with the same results to rounding. One GPU thread takes one parameter and
-holds all that belongs to it in registers: the values are sorted, and medians selected, by the
-networks of `arfl.kernels.sorting_networks` written out for the number of clients, in float64. More
-clients than `UNROLLED` have go to plain torch. Nothing waits for the GPU, and sums over the
-parameters are taken in an order that depends on N alone.
+The same four functions with the same results to rounding, in float64. For the numbers of clients in
+`UNROLLED` one GPU thread takes one parameter and holds all that belongs to it in registers: the
+values are sorted, and medians selected, by the networks of `arfl.kernels.sorting_networks` written
+out for the number of clients. For those in `TILED` a program takes a tile of a few parameters by a
+power of two of clients, sorts its rows by `tl.sort`, and goes through the anchors of Eq. 1 in a
+loop. More clients go to plain torch. Nothing waits for the GPU, and sums over the parameters are
+taken in an order that depends on N alone.
 
 Kernels are compiled at the first call for a number of clients and kept on disk by Triton
 (``TRITON_CACHE_DIR``, by default in the user's home).
@@ -35,6 +37,9 @@ from arfl.kernels.sorting_networks import (
 UNROLLED = range(2, 17)
 """Numbers of clients with a generated kernel, which takes seconds to compile; more take minutes."""
 
+TILED = range(17, 129)
+"""Numbers of clients that share kernels over tiles."""
+
 _THREADS = 128
 """Parameters of one program, one a thread."""
 
@@ -59,6 +64,154 @@ def _weighted_sum(models, n_parameters, n_clients, weights, total, WIDTH: tl.con
         sums += tl.load(weights + client) * tl.load(row, mask=inside, other=0.0).to(tl.float64)
         row += n_parameters
     tl.store(total + columns, sums, mask=inside)
+
+
+_PAD = tl.constexpr(1.7976931348623157e308)
+"""Fills a tile's rows to a power of two: the largest float64, since Triton's sort has multiplied
+by zero what it does not choose, and infinity does not survive that."""
+
+
+@triton.jit
+def _tile(models, n_parameters, n_clients, PARAMETERS: tl.constexpr, SIZE: tl.constexpr):
+    """Addresses of a tile's first row, its values, and which parameters and clients there are."""
+    columns = tl.program_id(0).to(tl.int64) * PARAMETERS + tl.arange(0, PARAMETERS)
+    clients = tl.arange(0, SIZE)[None, :]
+    places = clients.to(tl.int64) * n_parameters + columns[:, None]
+    inside = (columns < n_parameters)[:, None] & (clients < n_clients)
+    # Beyond the last parameter all values are 0, whose confidences do not differ.
+    values = tl.load(models + places, mask=inside, other=0.0).to(tl.float64)
+    return columns, clients, places, inside, values
+
+
+@triton.jit
+def _sorted(values, ranks, n_clients):
+    """The rows of (P, S) values sorted, of each the first ``n_clients``, and after them _PAD."""
+    return tl.sort(tl.where(ranks < n_clients, values, _PAD), 1)
+
+
+@triton.jit
+def _at_rank(ordered, ranks, rank):
+    return tl.sum(tl.where(ranks == rank, ordered, 0.0), axis=1)[:, None]
+
+
+@triton.jit
+def _middle(ordered, ranks, skip, n):
+    """(P, 1) median of the values of rank ``skip`` to ``n`` - 1."""
+    low = _at_rank(ordered, ranks, skip + (n - skip - 1) // 2)
+    high = _at_rank(ordered, ranks, skip + (n - skip) // 2)
+    return low + (high - low) * 0.5
+
+
+@triton.jit
+def _tile_line(ordered, ranks, n_clients):
+    """Slope (P, 1) of Eq. 1 and its inner medians (P, S), from sorted rows."""
+    medians = tl.zeros_like(ordered)
+    for anchor in range(n_clients):
+        own = ranks == anchor
+        distance = tl.where(own, 1, ranks - anchor).to(tl.float64)
+        slopes = (ordered - _at_rank(ordered, ranks, anchor)) / distance
+        smallest_first = tl.sort(tl.where(own | (ranks >= n_clients), _PAD, slopes), 1)
+        medians = tl.where(own, _middle(smallest_first, ranks, 0, n_clients - 1), medians)
+    return _middle(_sorted(medians, ranks, n_clients), ranks, 0, n_clients), medians
+
+
+@triton.jit
+def _tile_intercept(ordered, medians, ranks, n_clients):
+    """Intercept (P, 1) of Eq. 2 for ranks 1 to K, see `sorting_networks.line_crossings`."""
+    crossings = ordered - (ranks + 1).to(tl.float64) * medians
+    return _middle(_sorted(crossings, ranks, n_clients), ranks, 0, n_clients)
+
+
+@triton.jit
+def _store_column(out, columns, n_parameters, result):
+    tl.store(out + columns[:, None], result, mask=(columns < n_parameters)[:, None])
+
+
+@triton.jit(do_not_specialize=["n_parameters", "n_clients", "cut"])
+def _tiled_trimmed_mean(
+    models, n_parameters, n_clients, cut, out, PARAMETERS: tl.constexpr, SIZE: tl.constexpr
+):
+    columns, ranks, _, _, values = _tile(models, n_parameters, n_clients, PARAMETERS, SIZE)
+    ordered = _sorted(values, ranks, n_clients)
+    kept = (ranks >= cut) & (ranks < n_clients - cut)
+    total = tl.sum(tl.where(kept, ordered, 0.0), axis=1)[:, None]
+    _store_column(out, columns, n_parameters, total / (n_clients - 2 * cut).to(tl.float64))
+
+
+@triton.jit(do_not_specialize=["n_parameters", "n_clients"])
+def _tiled_repeated_median(
+    models, n_parameters, n_clients, out, PARAMETERS: tl.constexpr, SIZE: tl.constexpr
+):
+    columns, ranks, _, _, values = _tile(models, n_parameters, n_clients, PARAMETERS, SIZE)
+    ordered = _sorted(values, ranks, n_clients)
+    slope, medians = _tile_line(ordered, ranks, n_clients)
+    intercept = _tile_intercept(ordered, medians, ranks, n_clients)
+    centre = (n_clients + 1).to(tl.float64) * 0.5
+    _store_column(out, columns, n_parameters, intercept + slope * centre)
+
+
+@triton.jit(do_not_specialize=["n_parameters", "n_clients"])
+def _tiled_reweight(
+    models,
+    n_parameters,
+    n_clients,
+    settings,
+    corrected_out,
+    sums_out,
+    PARAMETERS: tl.constexpr,
+    SIZE: tl.constexpr,
+    ZERO: tl.constexpr,
+    FIRST_RANK: tl.constexpr,
+    SEPARATE_INTERCEPT: tl.constexpr,
+    SKIP: tl.constexpr,
+    ZERO_EXTREMES: tl.constexpr,
+    DEGREES_LOST: tl.constexpr,
+):
+    columns, clients, places, inside, values = _tile(
+        models, n_parameters, n_clients, PARAMETERS, SIZE
+    )
+    there = clients < n_clients
+    ordered = _sorted(values, clients, n_clients)
+    slope, medians = _tile_line(ordered, clients, n_clients)
+    if SEPARATE_INTERCEPT:
+        intercept = _tile_intercept(ordered, medians, clients, n_clients)
+    else:
+        centre = (n_clients - 1).to(tl.float64) * 0.5
+        intercept = _middle(ordered, clients, 0, n_clients) - slope * centre
+    # The rank among the others; equal values rank in the order of the clients.
+    rank = tl.zeros_like(values).to(tl.int32)
+    for client in range(n_clients):
+        row = models + client.to(tl.int64) * n_parameters + columns
+        other = tl.load(row, mask=columns < n_parameters, other=0.0).to(tl.float64)[:, None]
+        before = (other < values) | ((other == values) & (clients > client))
+        rank += before.to(tl.int32)
+    fit = intercept + slope * (rank + FIRST_RANK).to(tl.float64)
+    last_rank = (n_clients - 1 + FIRST_RANK).to(tl.float64)
+    terms = tl.abs(values) + tl.abs(intercept) + slope * last_rank
+    size = tl.abs(values - fit)
+    size = tl.where(size <= ZERO * terms, 0.0, size)
+    clip, factor = tl.load(settings), tl.load(settings + 1)
+    offset, delta = tl.load(settings + 2), tl.load(settings + 3)
+    typical = _middle(_sorted(size, clients, n_clients), clients, SKIP, n_clients)
+    scale = clip * (factor * typical + offset)
+    root = tl.load(settings + 4 + rank, mask=inside, other=0.0)
+    ratio = scale * root / tl.where(size == 0.0, 1.0, size)
+    weight = tl.where(size == 0.0, 1.0, _low(ratio, 1.0))
+    if ZERO_EXTREMES:
+        extreme = weight <= delta
+    else:
+        extreme = weight < delta
+    tl.store(corrected_out + places, tl.where(extreme, fit, values), mask=inside)
+    if ZERO_EXTREMES:
+        weight = tl.where(extreme, 0.0, weight)
+    weight = tl.where(there, weight, 0.0)
+    mean = tl.sum(weight, axis=1)[:, None] / n_clients.to(tl.float64)
+    deviation = tl.where(there, weight - mean, 0.0)
+    variance = tl.sum(deviation * deviation, axis=1) / (n_clients - DEGREES_LOST).to(tl.float64)
+    # Beyond the last parameter the confidences are equal, and the spread is 0.
+    each = weight * tl.sqrt(variance)[:, None]
+    sums = sums_out + tl.program_id(0).to(tl.int64) * n_clients + tl.arange(0, SIZE)
+    tl.store(sums, tl.sum(each, axis=0), mask=tl.arange(0, SIZE) < n_clients)
 
 
 def _kernel(functions: str, arguments: list[str], body: list[str]) -> triton.JITFunction:
@@ -218,7 +371,11 @@ def _settings(
 
 
 def _launch(
-    kernel: triton.JITFunction, models: Tensor, *arguments: Tensor | int, width: int = _THREADS
+    kernel: triton.JITFunction,
+    models: Tensor,
+    *arguments: Tensor | int,
+    width: int = _THREADS,
+    **fixed: int | float | bool,
 ) -> None:
     """Queue a kernel for the models' GPU, in programs of ``width`` parameters."""
     n_parameters = models.shape[1]
@@ -226,8 +383,26 @@ def _launch(
     options = {"num_warps": _THREADS // 32, "enable_fp_fusion": False}
     with torch.cuda.device_of(models):
         kernel[(triton.cdiv(n_parameters, width),)](
-            models.contiguous(), n_parameters, *arguments, WIDTH=width, **options
+            models.contiguous(), n_parameters, *arguments, **(fixed or {"WIDTH": width}), **options
         )
+
+
+def _launch_tiled(
+    kernel: triton.JITFunction,
+    models: Tensor,
+    *arguments: Tensor | int,
+    **fixed: int | float | bool,
+) -> None:
+    """Queue a kernel over tiles; its arguments after ``n_clients``."""
+    size = triton.next_power_of_2(len(models))
+    width = _parameters_of_tile(len(models))
+    sides = {"PARAMETERS": width, "SIZE": size}
+    _launch(kernel, models, len(models), *arguments, width=width, **sides, **fixed)
+
+
+def _parameters_of_tile(n_clients: int) -> int:
+    """Parameters of one program: eight float64 values a thread."""
+    return 8 * _THREADS // triton.next_power_of_2(n_clients)
 
 
 def probe() -> None:
@@ -255,19 +430,25 @@ def weighted_sum(models: Tensor, weights: Tensor) -> Tensor:
 
 def trimmed_mean(models: Tensor, cut: int) -> Tensor:
     """(N,) mean of each parameter's values without the ``cut`` smallest and largest."""
-    if len(models) not in UNROLLED:
+    if len(models) not in UNROLLED and len(models) not in TILED:
         return _steps.trimmed_mean(models, cut)
     mean = torch.empty_like(models[0])
-    _launch(_trimmed_mean_kernel(len(models), cut), models, mean)
+    if len(models) in TILED:
+        _launch_tiled(_tiled_trimmed_mean, models, cut, mean)
+    else:
+        _launch(_trimmed_mean_kernel(len(models), cut), models, mean)
     return mean
 
 
 def repeated_median(models: Tensor) -> Tensor:
     """(N,) value at the centre rank of each parameter's repeated-median line (Eq. 1-2)."""
-    if len(models) not in UNROLLED:
+    if len(models) not in UNROLLED and len(models) not in TILED:
         return _steps.repeated_median(models)
     centre = torch.empty_like(models[0])
-    _launch(_repeated_median_kernel(len(models)), models, centre)
+    if len(models) in TILED:
+        _launch_tiled(_tiled_repeated_median, models, centre)
+    else:
+        _launch(_repeated_median_kernel(len(models)), models, centre)
     return centre
 
 
@@ -279,11 +460,28 @@ def reweight(models: Tensor, variant: str, lam: float, delta: float) -> tuple[Te
         confidence times its standard deviation, Eq. 10.
     """
     n_clients, n_parameters = models.shape
-    if n_clients not in UNROLLED:
+    if n_clients not in UNROLLED and n_clients not in TILED:
         return _steps.reweight(models, variant, lam, delta)
     settings = _settings(variant, n_clients, lam, delta, models.device)
     corrected = torch.empty(models.shape, dtype=models.dtype, device=models.device)
-    programs = triton.cdiv(n_parameters, _THREADS)
+    tiled = n_clients in TILED
+    programs = triton.cdiv(n_parameters, _parameters_of_tile(n_clients) if tiled else _THREADS)
     sums = torch.empty(programs, n_clients, dtype=torch.float64, device=models.device)
-    _launch(_reweight_kernel(n_clients, variant), models, settings, corrected, sums)
+    if tiled:
+        constants = scheme(variant, n_clients, lam)
+        _launch_tiled(
+            _tiled_reweight,
+            models,
+            settings,
+            corrected,
+            sums,
+            ZERO=ZERO_RESIDUAL,
+            FIRST_RANK=int(constants.ranks[0]),
+            SEPARATE_INTERCEPT=constants.separate_intercept,
+            SKIP=constants.skip_smallest,
+            ZERO_EXTREMES=constants.zero_extremes,
+            DEGREES_LOST=constants.degrees_lost,
+        )
+    else:
+        _launch(_reweight_kernel(n_clients, variant), models, settings, corrected, sums)
     return corrected, sums.sum(dim=0)

@@ -239,7 +239,7 @@ class Source:
 
     def __init__(self, file: str):
         self._file = file
-        self._text, self._called = [], []
+        self._text, self._called = [], []  # type: ignore[var-annotated]
         self._space = {"np": np, "LANES": LANES, "MASK": MASK}
 
     def block(self, name: str, body: Callable, returns: int = 0) -> None:

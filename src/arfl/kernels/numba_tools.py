@@ -85,7 +85,7 @@ def compile_alone(step: Callable[[], object], beside: Callable, key: str) -> Non
         beside: one of them; in the folder where numba keeps it a stamp is left.
         key: all that the compiled code depends on, but for numba and the processor.
     """
-    folder = Path(beside.stats.cache_path)
+    folder = Path(beside.stats.cache_path)  # type: ignore[attr-defined]
     machine = f"{numba.__version__} {llvmlite.binding.get_host_cpu_name()} {key}"
     stamp = folder / f"{hashlib.sha256(machine.encode()).hexdigest()[:16]}.compiled"
     if stamp.exists():
