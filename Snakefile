@@ -22,6 +22,7 @@ localrules:
     all,
     baselines,
     download,
+    check,
     plan,
     collect,
     claims,
@@ -41,7 +42,7 @@ wildcard_constraints:
 
 rule all:
     input:
-        f"{RUN}/report.html",
+        results_of_all,
 
 
 include: "workflow/rules/download.smk"

@@ -88,6 +88,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help=".npz file")
     add("--picture", type=Path, required=True, help=".png file: participants x classes")
 
+    add = verb("check", _check, "Check the options of rules before a cell is trained.").add_argument
+    add("--rules", type=_json_object, required=True, help="JSON object: `Grid.rules`")
+    add("--out", type=Path, required=True, help=".json file: what was checked")
+
     add = verb("train", _train, "Train one cell and write its record.").add_argument
     add("--cell", type=_json_object, required=True, help="JSON object that names the cell")
     add("--settings", type=_json_object, required=True, help="JSON object: `settings` of a record")
@@ -186,6 +190,25 @@ def _partition(
     made = partition.make(dataset, scheme, n_clients, seed)
     partition_picture.draw(made.class_counts, made.description, dataset.class_names, picture)
     made.save(out)
+
+
+def _check(rules: dict, out: Path) -> None:
+    from arfl import aggregation, registry
+    from arfl.files import write_json
+
+    wrong = []
+    for folder, pairs in rules.items():
+        for name, options in pairs:
+            try:
+                if folder == "aggregators":
+                    aggregation.make(name, **options)
+                else:
+                    registry.check_options(folder, name, options)
+            except UserError as error:
+                wrong.append(str(error))
+    if wrong:
+        raise UserError("; ".join([*wrong, "correct config.yaml and run again"]))
+    write_json(out, rules)
 
 
 def _train(**arguments: object) -> None:

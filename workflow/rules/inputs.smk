@@ -2,8 +2,20 @@
 
 
 def data_mirror(wildcards):
-    """The mirror as it is: braces in its name are no wildcards."""
-    return config["data_mirror"]
+    """The mirror as it is (braces in its name are no wildcards); without one, the last one's name.
+
+    So another mirror is looked into, and none at all is no reason to fetch again.
+    """
+    named = config["data_mirror"] or os.environ.get("ARFL_DATA_MIRROR")
+    return fetched_from(wildcards.dataset, "mirror") if named is None else named
+
+
+def mirror_state(wildcards):
+    """Which files lie in the mirror: a corrected one is fetched again."""
+    named = config["data_mirror"] or os.environ.get("ARFL_DATA_MIRROR")
+    if named is None:
+        return fetched_from(wildcards.dataset, "mirror_state")
+    return datasets_state(named, wildcards.dataset)
 
 
 def prepare_options(wildcards):
@@ -88,6 +100,21 @@ def kept_record(wildcards):
     return GRID.record_path(cell_of(wildcards), "kept")
 
 
+def rules_used(wildcards):
+    """All rules and attacks with their options, as JSON."""
+    return json.dumps(GRID.rules())
+
+
+def code_of_rules(wildcards):
+    """Fingerprint of the code that checks options."""
+    files = [
+        f"arfl.{folder}.{name}"
+        for folder, pairs in GRID.rules().items()
+        for name, _ in pairs
+    ]
+    return fingerprint("arfl.aggregation", *sorted(set(files)))
+
+
 def cell_minutes(wildcards, attempt):
     """Time limit: twice the expected time, and as much again with each attempt, if it is allowed."""
     expected = GRID.resources(cell_of(wildcards))["minutes"]
@@ -109,12 +136,13 @@ def cell_memory(wildcards, attempt):
 
 
 def target_records(wildcards):
+    """The records of the target that a path names."""
+    return records_of(wildcards.target)
+
+
+def records_of(target):
     """The records of a target's cells; with `missing_cells: report`, those that exist."""
-    every = (
-        GRID.cells.values()
-        if wildcards.target in VIEWS
-        else target_cells(wildcards.target)
-    )
+    every = GRID.cells.values() if target in VIEWS else target_cells(target)
     paths = sorted({GRID.record_path(cell) for cell in every})
     if config["missing_cells"] == "report":
         paths = [path for path in paths if os.path.exists(path)]
@@ -134,15 +162,31 @@ def trigger_options(wildcards):
 
 
 def figure_source(wildcards):
-    """What a figure is drawn from: a study's file, or collected records."""
-    source = STUDIES.get(wildcards.target, "cells.csv")
-    return f"results/{wildcards.run}/collected/{wildcards.target}/{source}"
+    """What a figure is drawn from."""
+    return source_of(wildcards.target)
+
+
+def source_of(target):
+    """What a target's figure is drawn from: a study's file, or collected records."""
+    return f"{RUN}/collected/{target}/{STUDIES.get(target, 'cells.csv')}"
 
 
 def results_of(target):
-    """The files that a named target asks for."""
+    """The files that a named target asks for, and those that they are made from.
+
+    Snakemake does not make again what is lacking between files that are there: a deleted record, or
+    what a failed job has left out.
+    """
     files = [f"{RUN}/figures/{target}.png"] if target in FIGURES else []
-    return files + ([f"{RUN}/tables/{target}.md"] if target in TABLES else [])
+    files += [f"{RUN}/tables/{target}.md"] if target in TABLES else []
+    records = [] if target in STUDIES else records_of(target)
+    return [*files, source_of(target), *records]
+
+
+def results_of_all(wildcards):
+    """The report, and what it is made from."""
+    made = {path for target in FIGURES for path in results_of(target)}
+    return [f"{RUN}/report.html", f"{RUN}/claims.csv", *sorted(made)]
 
 
 def baseline_records(wildcards):

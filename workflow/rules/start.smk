@@ -1,9 +1,11 @@
 # What is looked after once, before anything is planned: locks that a power failure has left behind,
-# and whatever would make a cluster's jobs wait, fail or train in the wrong place.
+# records that are none, and whatever would make a cluster's jobs wait, fail or train in the wrong place.
 
 import fcntl
 import platform
 import subprocess
+
+from arfl.recheck import move_aside
 
 LOCKS = Path(".snakemake/locks")
 
@@ -68,6 +70,24 @@ def check_cluster():
         )
 
 
+def look_at_records(look_only):
+    """Move what is no record out of the way, so that its cell is trained again, and name it."""
+    seen = LOCKS.parent / f"records-seen-{GRID.run}.json"
+    try:
+        wrong = move_aside(GRID, seen, look_only)
+    except (UserError, OSError) as error:
+        raise WorkflowError(str(error)) from None
+    for path, fault in wrong.items():
+        print(f"not a record of its cell: {path}: {fault}", file=sys.stderr)
+    if wrong:
+        moved = "would be moved" if look_only else "moved"
+        print(
+            f"{len(wrong)} such files {moved} to {RUN}/aside; what is asked for is trained again",
+            file=sys.stderr,
+        )
+
+
+DRY = bool({"-n", "--dry-run", "--dryrun"} & set(sys.argv))
 if workflow.is_main_process:
     if on_slurm():
         check_cluster()
@@ -75,7 +95,7 @@ if workflow.is_main_process:
         ALONE = hold_folder()
     except OSError:  # a read-only folder, or a file system without such locks
         ALONE = False
-    if ALONE and on_slurm() and not {"-n", "--dry-run", "--dryrun"} & set(sys.argv):
+    if ALONE and on_slurm() and not DRY:
         QUEUED = left_in_queue()
         if QUEUED:
             raise WorkflowError(
@@ -86,6 +106,8 @@ if workflow.is_main_process:
     if ALONE and LOCKS.is_dir():
         for lock in LOCKS.glob("*.lock"):
             lock.unlink(missing_ok=True)
+    if config["missing_cells"] == "train":
+        look_at_records(look_only=DRY or not ALONE)
 
 
 def escape_environments():
