@@ -13,8 +13,8 @@ configfile: "config.yaml"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/start.smk"
 include: "workflow/rules/inputs.smk"
+include: "workflow/rules/start.smk"
 
 
 # What follows runs where Snakemake runs, also on a cluster: light, or in need of the internet.
@@ -22,7 +22,6 @@ localrules:
     all,
     baselines,
     download,
-    check,
     plan,
     collect,
     claims,

@@ -88,9 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help=".npz file")
     add("--picture", type=Path, required=True, help=".png file: participants x classes")
 
-    add = verb("check", _check, "Check the options of rules before a cell is trained.").add_argument
+    add = verb("check", _check, "Check the options of rules before any cell is trained.").add_argument
     add("--rules", type=_json_object, required=True, help="JSON object: `Grid.rules`")
-    add("--out", type=Path, required=True, help=".json file: what was checked")
 
     add = verb("train", _train, "Train one cell and write its record.").add_argument
     add("--cell", type=_json_object, required=True, help="JSON object that names the cell")
@@ -162,7 +161,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _download(dataset: str, sources: Path, mirror: str, out: Path) -> None:
     from arfl import dataset as datasets
+    from arfl.files import listing, write_json
 
+    if mirror and Path(mirror).is_dir():
+        # As it is before the files are read: what changes meanwhile is noticed later. Hidden, since
+        # any other file here may be taken for one of the dataset's.
+        state = {"mirror": mirror, "listing": listing(Path(mirror, dataset))}
+        write_json(out.parent / ".mirror.json", state)
     datasets.fetch(dataset, out.parent, sources, mirror or None)
 
 
@@ -192,9 +197,8 @@ def _partition(
     made.save(out)
 
 
-def _check(rules: dict, out: Path) -> None:
+def _check(rules: dict) -> None:
     from arfl import aggregation, registry
-    from arfl.files import write_json
 
     wrong = []
     for folder, pairs in rules.items():
@@ -208,7 +212,6 @@ def _check(rules: dict, out: Path) -> None:
                 wrong.append(str(error))
     if wrong:
         raise UserError("; ".join([*wrong, "correct config.yaml and run again"]))
-    write_json(out, rules)
 
 
 def _train(**arguments: object) -> None:

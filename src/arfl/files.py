@@ -76,6 +76,23 @@ def read_json(path: str | os.PathLike) -> object:
         raise UserError(f"{path} is not valid JSON ({error}); delete it and run again") from None
 
 
+def listing(folder: str | os.PathLike) -> str:
+    """12 hex digits that change with the names, sizes and times of a folder's files.
+
+    Empty if there is no such folder, or no file in it.
+    """
+    found = []
+    for parent, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            path = Path(parent, name)
+            with contextlib.suppress(OSError):
+                state = path.stat()
+                place = os.fspath(path.relative_to(folder))
+                found.append((place, state.st_size, state.st_mtime_ns))
+    text = json.dumps(sorted(found))
+    return hashlib.sha256(text.encode()).hexdigest()[:12] if found else ""
+
+
 def checksum(path: str | os.PathLike, algorithm: str = "sha256") -> str:
     """Hexadecimal digest of a file's content, read in chunks."""
     with open(path, "rb") as stream:

@@ -81,7 +81,8 @@ def _fault(path: Path, kept: Path, cell: Cell, grid: Grid) -> str | None:
             return _fault_of_a_written_one(path, cell)
         content = record.read(path)
     except record.BrokenRecordError as error:
-        return str(error).removeprefix(f"{path}: ")
+        # Without the file's name and the advice to delete it: it is named and moved.
+        return str(error).removeprefix(str(path)).lstrip(": ").partition("; delete")[0]
     if content["cell"] != cell.describe():
         return f"it is the record of {content['cell']['id']}"
     settings = grid.settings(cell)

@@ -1,21 +1,41 @@
 # Input, parameter and resource functions of the rules, in the order of the data flow.
 
 
+def mirror_of(dataset):
+    """The mirror's name and what lies there for a dataset; both are empty where there is none."""
+    named = config["data_mirror"] or os.environ.get("ARFL_DATA_MIRROR", "")
+    if not named or dataset not in FETCHED:
+        return "", ""
+    return named, listing(Path(named, dataset))
+
+
+def fetched_from(dataset):
+    """What `mirror_of` was when a dataset's files were fetched."""
+    try:
+        receipt = json.loads(Path("data/raw", dataset, ".mirror.json").read_text())
+        return receipt["mirror"], receipt["listing"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return config["data_mirror"], ""
+
+
+def is_prepared(dataset):
+    """Whether a dataset's arrays are there."""
+    return os.path.exists(f"data/prepared/{dataset}/meta.json")
+
+
 def data_mirror(wildcards):
-    """The mirror as it is (braces in its name are no wildcards); without one, the last one's name.
+    """The mirror as it is: braces in its name are no wildcards.
 
-    So another mirror is looked into, and none at all is no reason to fetch again.
+    What is prepared needs no mirror: another one, or none, is no reason to begin again.
     """
-    named = config["data_mirror"] or os.environ.get("ARFL_DATA_MIRROR")
-    return fetched_from(wildcards.dataset, "mirror") if named is None else named
+    dataset = wildcards.dataset
+    return (fetched_from if is_prepared(dataset) else mirror_of)(dataset)[0]
 
 
-def mirror_state(wildcards):
-    """Which files lie in the mirror: a corrected one is fetched again."""
-    named = config["data_mirror"] or os.environ.get("ARFL_DATA_MIRROR")
-    if named is None:
-        return fetched_from(wildcards.dataset, "mirror_state")
-    return datasets_state(named, wildcards.dataset)
+def mirror_listing(wildcards):
+    """What lies in the mirror: a file that was corrected there is fetched again."""
+    dataset = wildcards.dataset
+    return (fetched_from if is_prepared(dataset) else mirror_of)(dataset)[1]
 
 
 def prepare_options(wildcards):
@@ -98,21 +118,6 @@ def cells_in_a_job():
 def kept_record(wildcards):
     """Where a finished record is kept a second time, and taken up again after a failure."""
     return GRID.record_path(cell_of(wildcards), "kept")
-
-
-def rules_used(wildcards):
-    """All rules and attacks with their options, as JSON."""
-    return json.dumps(GRID.rules())
-
-
-def code_of_rules(wildcards):
-    """Fingerprint of the code that checks options."""
-    files = [
-        f"arfl.{folder}.{name}"
-        for folder, pairs in GRID.rules().items()
-        for name, _ in pairs
-    ]
-    return fingerprint("arfl.aggregation", *sorted(set(files)))
 
 
 def cell_minutes(wildcards, attempt):

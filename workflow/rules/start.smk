@@ -70,6 +70,15 @@ def check_cluster():
         )
 
 
+def check_rules():
+    """Refuse options that a rule does not have before a job is submitted for it."""
+    command = [sys.executable, "-m", "arfl", "check", "--rules", json.dumps(GRID.rules())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # With `--sdm conda` there is no PyTorch here (status 1): then the jobs say so.
+    if done.returncode == 2:
+        raise WorkflowError(done.stderr.rpartition("error: ")[2].strip())
+
+
 def look_at_records(look_only):
     """Move what is no record out of the way, so that its cell is trained again, and name it."""
     seen = LOCKS.parent / f"records-seen-{GRID.run}.json"
@@ -87,10 +96,26 @@ def look_at_records(look_only):
         )
 
 
+def look_at_mirror():
+    """Say where a mirror is not looked into, since its data are already prepared."""
+    for dataset in sorted({task["data"] for task in GRID.tasks.values()}):
+        mirror, there = mirror_of(dataset)
+        raw = Path("data/raw", dataset, "fetched.json")
+        if there and is_prepared(dataset) and raw.exists():
+            if (mirror, there) != fetched_from(dataset):
+                print(
+                    f"{dataset} is prepared from other files than those in {mirror} now; to begin "
+                    f"again with these: rm -r data/raw/{dataset} data/prepared/{dataset}",
+                    file=sys.stderr,
+                )
+
+
 DRY = bool({"-n", "--dry-run", "--dryrun"} & set(sys.argv))
 if workflow.is_main_process:
     if on_slurm():
         check_cluster()
+        if config["missing_cells"] == "train":
+            check_rules()
     try:
         ALONE = hold_folder()
     except OSError:  # a read-only folder, or a file system without such locks
@@ -107,6 +132,7 @@ if workflow.is_main_process:
         for lock in LOCKS.glob("*.lock"):
             lock.unlink(missing_ok=True)
     if config["missing_cells"] == "train":
+        look_at_mirror()
         look_at_records(look_only=DRY or not ALONE)
 
 

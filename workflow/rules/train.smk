@@ -1,25 +1,8 @@
-rule check:
-    """Refuse options that a rule does not have before anything is submitted or trained."""
-    output:
-        checked="results/{run}/checked.json",
-    log:
-        "logs/{run}/check.log",
-    conda:
-        "../../envs/arfl.yaml"
-    params:
-        rules=rules_used,
-        code=code_of_rules,
-    shell:
-        "python -m arfl check --rules {params.rules:q} --out {output.checked} 2> {log}"
-
-
 rule train_cell:
     """Train one cell: a dataset, an attack and its level, an aggregator, a seed."""
     input:
         meta=task_data,
         partition=cell_partition,
-        # It must be there; that it is newer is no reason to train again.
-        checked=ancient("results/{run}/checked.json"),
     output:
         record="results/{run}/cells/{task}/{attack}/attackers-{n_attackers}/{aggregator}/seed-{seed}.json",
     log:
