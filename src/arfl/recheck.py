@@ -61,7 +61,7 @@ def move_aside(grid: Grid, seen: Path, look_only: bool = False) -> dict[Path, st
 def _remembered(seen: Path) -> dict:
     try:
         known = json.loads(seen.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return known if isinstance(known, dict) else {}
 
@@ -97,7 +97,7 @@ def _fault(path: Path, kept: Path, cell: Cell, grid: Grid) -> str | None:
         described = record.describe_data(
             json.loads(meta.read_text(encoding="utf-8")), settings["task"]["dataset"]
         )
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
         return None  # nothing to compare with: the data are not here, or a training will say so
     return None if content["data"] == described else "it is of other data"
 

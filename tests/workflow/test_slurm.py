@@ -85,7 +85,7 @@ def eight_cells(config):
     """Two groups of four cells, each of which trains for some seconds."""
     config["seeds"] = [1]
     config["checkpoint_minutes"] = 0.02
-    names = ("fedavg", "median", "trimmed_mean", "foolsgold")
+    names = ("fedavg", "median", "trimmed_mean", "residual_reweighting")
     config["aggregators"] = {name: config["aggregators"][name] for name in names}
     quick = config["scales"]["quick"]
     quick["tasks"]["mnist_shards"].update(rounds=40)
