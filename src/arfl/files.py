@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -52,6 +53,34 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             shutil.rmtree(holder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def alone(path: str | os.PathLike) -> Iterator[None]:
+    """Be the only process in such a block for ``path``, a file that exists only meanwhile.
+
+    A process that dies lets go. On a file system without such locks nobody waits.
+    """
+    path = Path(path)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            stream = open(path, "a")  # noqa: SIM115
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX)
+                # Whoever held it before has removed the file that it was.
+                if os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+                    break
+            except FileNotFoundError:
+                pass
+            except OSError:
+                break
+            stream.close()
+    with stream:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
