@@ -20,6 +20,12 @@ START, STOP = (Path(__file__).parents[1] / "slurm" / name for name in ("start.sh
 PROGRAMS = ("slurmctld", "slurmd", "sinfo", "scontrol", "munged")
 SYSTEM_WIDE = Path("/etc/slurm/slurm.conf")
 CELLS, KEPT = "results/quick/cells", "results/quick/kept"
+RULES = ("fedavg", "median", "trimmed_mean", "residual_reweighting")
+RECORDS = [
+    f"{CELLS}/mnist_shards/{attack}/{rule}/seed-1.json"
+    for attack in ("none/attackers-0", "label_flip/attackers-2")
+    for rule in RULES
+]
 
 
 def why_not():
@@ -85,10 +91,9 @@ def eight_cells(config):
     """Two groups of four cells, each of which trains for some seconds."""
     config["seeds"] = [1]
     config["checkpoint_minutes"] = 0.02
-    names = ("fedavg", "median", "trimmed_mean", "residual_reweighting")
-    config["aggregators"] = {name: config["aggregators"][name] for name in names}
+    config["aggregators"] = {name: config["aggregators"][name] for name in RULES}
     quick = config["scales"]["quick"]
-    quick["tasks"]["mnist_shards"].update(rounds=40)
+    quick["tasks"]["mnist_shards"].update(rounds=24)
     quick["targets"]["figure3"][0]["n_attackers"] = [0, 2]
     quick["targets"]["readings"] = []
     for protocol in config["protocols"].values():
@@ -100,7 +105,7 @@ def undisturbed(tmp_path_factory):
     """What the eight records should be, trained on this machine without SLURM."""
     project = Project(tmp_path_factory.mktemp("undisturbed"))
     project.change_config(eight_cells)
-    project.snakemake("figure3", "--config", "device=cpu", timeout=900)
+    project.snakemake("--config", "device=cpu", "--", *RECORDS, timeout=900)
     return results(project)
 
 
@@ -118,7 +123,7 @@ def on_slurm(project):
         ]  # fmt: skip
         with open(project.folder / "printed", "a") as printed:
             process = subprocess.Popen(
-                ["snakemake", *options, *arguments, "--", "figure3"],
+                ["snakemake", *options, *arguments, "--", *RECORDS],
                 cwd=project.folder,
                 env=project.environment,
                 stdout=printed,
@@ -165,7 +170,7 @@ def finish(process, project, undisturbed, before):
     assert {name: after[name] for name in before} == before
     for name, content in after.items():
         assert (project.folder / CELLS / name).read_bytes() == content
-    assert project.planned("figure3", "--config", "device=cpu") in ({}, {"figure3": 1, "total": 1})
+    assert project.planned("--config", "device=cpu", "--", *RECORDS) == {}
 
 
 def trainings(project):

@@ -140,6 +140,12 @@ def cell_memory(wildcards, attempt):
     return attempt * GRID.resources(cell_of(wildcards))["mem_mb"]
 
 
+def planned_config(wildcards):
+    """What decides which cells there are, as JSON: not where and how they are trained."""
+    elsewhere = ("device", "checkpoint_minutes", "job_minutes", "data_mirror")
+    return json.dumps({key: config[key] for key in config if key not in elsewhere})
+
+
 def target_records(wildcards):
     """The records of the target that a path names."""
     return records_of(wildcards.target)
