@@ -244,13 +244,13 @@ def load(folder: str | os.PathLike, verify: bool = False) -> PreparedDataset:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{folder} is not a whole prepared dataset ({error}); {remedy} (rm -r {folder}, then the "
-            "same command)"
+            f"{folder} is not a whole prepared dataset ({error}); {remedy} (rm -r {folder}, then "
+            "the same command)"
         ) from None
     if verify and _checksum(arrays) != dataset.checksum:
         raise UserError(
-            f"the arrays in {folder} do not match their checksum; {remedy} (rm -r {folder}, then the "
-            "same command)"
+            f"the arrays in {folder} do not match their checksum; {remedy} (rm -r {folder}, then "
+            "the same command)"
         )
     return dataset
 

@@ -343,7 +343,10 @@ def test_amazon_vocabulary_size_truncation_and_entities(tmp_path):
         (lines(review("good", 5)) + b"[1, 2]\n", r"line 2 is not a JSON object"),
         (lines(review("good", 5)) + b'{"reviewText": "caf\xe9"}\n', r"is not UTF-8"),
         (lines(review("good", 5)) + b"[" * 100_000, r"line 2 cannot be read \(maximum recursion"),
-        (lines(review("good", 5)) + b'{"overall": ' + b"9" * 5_000 + b"}", r"line 2 cannot be read"),
+        (
+            lines(review("good", 5)) + b'{"overall": ' + b"9" * 5_000 + b"}",
+            r"line 2 cannot be read",
+        ),
         (lines({"text": "good", "overall": 5}), r'no line has a "reviewText" and an "overall"'),
         (lines(review("good", 5), review("fine", 4)), r"0 negative and 2 positive"),
         (b"", r"0 negative and 0 positive"),

@@ -218,8 +218,10 @@ def imported(paths):
 def test_an_environment_has_what_its_jobs_import(project, name):
     source = project.folder / "src/arfl"
     light = [source / f"{part}.py" for part in ("cli", "grid", "record", "seeds", "files")]
-    modules = [*light, *(source / "reporting").rglob("*.py")]
-    modules = modules if name == "report" else source.rglob("*.py")
+    reporting = set((source / "reporting").rglob("*.py"))
+    training = set(source.rglob("*.py")) - reporting - {source / "config.py"}
+    drawing = {source / "reporting" / f"{part}.py" for part in ("partition_picture", "style")}
+    modules = [*light, *reporting] if name == "report" else training | drawing
     packages = {"yaml": "pyyaml", "matplotlib": "matplotlib-base", "sklearn": "scikit-learn"}
     packages |= {"torch": "pytorch"}
     environment = yaml.safe_load((project.folder / f"envs/{name}.yaml").read_text())

@@ -96,7 +96,9 @@ def test_kills_at_random_moments(finished, project):
         moment = chance.choice([chance.uniform(0.5, 5), chance.uniform(5, 30)])
         stop = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
         all_of_them = chance.random() < 0.5
-        print(f"kill {number}: {stop.name} after {moment:.1f} s to {'all' if all_of_them else 'it'}")
+        print(
+            f"kill {number}: {stop.name} after {moment:.1f} s to {'all' if all_of_them else 'it'}"
+        )
         try:
             process.wait(moment)
         except subprocess.TimeoutExpired:
@@ -224,10 +226,8 @@ def reviews(project, tmp_path):
     mirror = tmp_path / "mirror {of} reviews"
     path = mirror / "amazon" / "reviews.jsonl"
     path.parent.mkdir(parents=True)
-    lines = [
-        json.dumps({"reviewText": f"word{i} {'good' if i % 2 else 'bad'}", "overall": 1 + 4 * (i % 2)})
-        for i in range(60)
-    ]  # fmt: skip
+    kinds = [{"reviewText": "bad", "overall": 1}, {"reviewText": "good", "overall": 5}]
+    lines = [json.dumps(kind) for kind in kinds * 30]
     path.write_text("\n".join([*lines, '{"reviewText": "cut']))
     return path, lines
 

@@ -119,7 +119,8 @@ def on_slurm(project):
     def start(*arguments):
         options = [
             "--profile", "profiles/slurm", "--slurm-init-seconds-before-status-checks", "2",
-            "--seconds-between-status-checks", "3", "--latency-wait", "20", "--config", "device=cpu",
+            "--seconds-between-status-checks", "3", "--latency-wait", "20",
+            "--config", "device=cpu",
         ]  # fmt: skip
         with open(project.folder / "printed", "a") as printed:
             process = subprocess.Popen(

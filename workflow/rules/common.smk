@@ -45,7 +45,9 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 # Datasets whose files are fetched; the others are embedded.
-with open(Path(workflow.basedir) / "workflow/resources/datasets.csv", newline="") as table:
+with open(
+    Path(workflow.basedir) / "workflow/resources/datasets.csv", newline=""
+) as table:
     FETCHED = {row["dataset"] for row in csv.DictReader(table)}
 
 RUN = f"results/{GRID.run}"

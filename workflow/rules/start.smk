@@ -72,7 +72,14 @@ def check_cluster():
 
 def check_rules():
     """Refuse options that a rule does not have before a job is submitted for it."""
-    command = [sys.executable, "-m", "arfl", "check", "--rules", json.dumps(GRID.rules())]
+    command = [
+        sys.executable,
+        "-m",
+        "arfl",
+        "check",
+        "--rules",
+        json.dumps(GRID.rules()),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     # With `--sdm conda` there is no PyTorch here (status 1): then the jobs say so.
     if done.returncode == 2:

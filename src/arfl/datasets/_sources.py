@@ -92,8 +92,8 @@ def fetched(name: str, raw_dir: Path) -> dict[str, dict]:
         ) from None
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"{raw_dir / RECEIPT} is not a receipt ({error}); {remedy} (rm {raw_dir / RECEIPT}, then "
-            "the same command)"
+            f"{raw_dir / RECEIPT} is not a receipt ({error}); {remedy} (rm {raw_dir / RECEIPT}, "
+            "then the same command)"
         ) from None
     return entries
 

@@ -100,8 +100,8 @@ class _Table:
             n_lines = sum(line.count(b",") >= len(present) - 1 for line in lines)
         if n_lines > n_rows:
             raise UserError(
-                f"{path} has {n_lines} lines with all columns, but reads as {n_rows} loans: a stray "
-                "quote swallows the others; correct it or get the file again"
+                f"{path} has {n_lines} lines with all columns, but reads as {n_rows} loans: a "
+                "stray quote swallows the others; correct it or get the file again"
             )
         if not self.labels:
             raise UserError(f"{path} holds no loan with a known status and a state; get another")
