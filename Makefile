@@ -1,6 +1,8 @@
 # Everything from nothing: needs git, make, a shell and Python 3.11 or newer.
 #   make quick    the environment, then every table, figure and the report at scale quick
 #   make test     the environment, then the tests
+#   make test-faults  kills and damages on this machine, docs/faults.md; some minutes
+#   make test-slurm   the same on a SLURM started for it; needs root, else skipped with the reason
 #   make figures  the environment, then tables, figures and report from the committed records
 # Others: env, lint, clean-env.
 
@@ -11,13 +13,19 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | tr ' ' -)
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: env quick test lint figures clean-env
+.PHONY: env quick test test-faults test-slurm lint figures clean-env
 
 quick: env
 	$(RUN) snakemake --cores $(CORES)
 
 test: env
 	$(RUN) pytest -q
+
+test-faults: env
+	$(RUN) pytest -n 0 -m slow -s tests/workflow/test_faults.py
+
+test-slurm: env
+	$(RUN) pytest -n 0 -m slow -rs tests/workflow/test_slurm.py
 
 figures: env
 	@set -e; for run in $(patsubst records/%/,%,$(wildcard records/*/)); do \

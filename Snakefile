@@ -17,8 +17,8 @@ configfile: "config.yaml"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/start.smk"
 include: "workflow/rules/inputs.smk"
+include: "workflow/rules/start.smk"
 
 
 # What follows runs where Snakemake runs, also on a cluster: light, or in need of the internet.
@@ -45,7 +45,7 @@ wildcard_constraints:
 
 rule all:
     input:
-        f"{RUN}/report.html",
+        results_of_all,
 
 
 include: "workflow/rules/download.smk"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from arfl import fingerprint as fingerprints
 from arfl import record
+from arfl.files import alone
 
 
 def code_of(settings: dict, device: str) -> str:
@@ -83,15 +84,17 @@ def train(
     partitions.check_made_for(
         divided, partition, task["partition"], task["n_clients"], cell["seed"]
     )
-    content = _take_up(kept, cell, settings, prepared.checksum, divided.digest)
-    if content is not None:
-        logging.info("%s: taken up from %s, not trained again", cell["id"], kept)
+    # Where Snakemake was killed its jobs live on: wait for such a training instead of repeating it.
+    with alone(kept.with_suffix(".lock")):
+        content = _take_up(kept, cell, settings, prepared.checksum, divided.digest)
+        if content is not None:
+            logging.info("%s: taken up from %s, not trained again", cell["id"], kept)
+            record.write(out, content)
+            return
+        content = _train(cell, settings, prepared, divided, device, checkpoint_minutes, kept)
+        record.write(kept, content)
         record.write(out, content)
-        return
-    content = _train(cell, settings, prepared, divided, device, checkpoint_minutes, kept)
-    record.write(kept, content)
-    record.write(out, content)
-    _checkpoint_of(kept).unlink(missing_ok=True)
+        _checkpoint_of(kept).unlink(missing_ok=True)
 
 
 def _checkpoint_of(kept: Path) -> Path:

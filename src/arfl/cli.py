@@ -89,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help=".npz file")
     add("--picture", type=Path, required=True, help=".png file: participants x classes")
 
+    add = verb("check", _check, "Check the options of rules before training.").add_argument
+    add("--rules", type=_json_object, required=True, help="JSON object: `Grid.rules`")
+
     add = verb("train", _train, "Train one cell and write its record.").add_argument
     add("--cell", type=_json_object, required=True, help="JSON object that names the cell")
     add("--settings", type=_json_object, required=True, help="JSON object: `settings` of a record")
@@ -159,7 +162,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _download(dataset: str, sources: Path, mirror: str, out: Path) -> None:
     from arfl import dataset as datasets
+    from arfl.files import listing, write_json
 
+    if mirror and Path(mirror).is_dir():
+        # As it is before the files are read: what changes meanwhile is noticed later. Hidden, since
+        # any other file here may be taken for one of the dataset's.
+        state = {"mirror": mirror, "listing": listing(Path(mirror, dataset))}
+        write_json(out.parent / ".mirror.json", state)
     datasets.fetch(dataset, out.parent, sources, mirror or None)
 
 
@@ -187,6 +196,23 @@ def _partition(
     made = partition.make(dataset, scheme, n_clients, seed)
     partition_picture.draw(made.class_counts, made.description, dataset.class_names, picture)
     made.save(out)
+
+
+def _check(rules: dict) -> None:
+    from arfl import aggregation, registry
+
+    wrong = []
+    for folder, pairs in rules.items():
+        for name, options in pairs:
+            try:
+                if folder == "aggregators":
+                    aggregation.make(name, **options)
+                else:
+                    registry.check_options(folder, name, options)
+            except UserError as error:
+                wrong.append(str(error))
+    if wrong:
+        raise UserError("; ".join([*wrong, "correct config.yaml and run again"]))
 
 
 def _train(**arguments: Any) -> None:

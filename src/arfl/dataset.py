@@ -235,14 +235,23 @@ def load(folder: str | os.PathLike, verify: bool = False) -> PreparedDataset:
                 described[key]["dtype"],
                 described[key]["shape"],
             ]:
-                raise UserError(f"{folder / key}.npy is not the array of meta.json; {remedy}")
+                raise UserError(
+                    f"{folder / key}.npy is not the array of meta.json; {remedy} (rm -r {folder}, "
+                    "then the same command)"
+                )
         dataset = PreparedDataset(
             folder=folder, **{key: arrays.get(key) for key in _ARRAYS}, meta=meta
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is not a whole prepared dataset ({error}); {remedy}") from None
+        raise UserError(
+            f"{folder} is not a whole prepared dataset ({error}); {remedy} (rm -r {folder}, then "
+            "the same command)"
+        ) from None
     if verify and _checksum(arrays) != dataset.checksum:
-        raise UserError(f"the arrays in {folder} do not match their checksum; {remedy}")
+        raise UserError(
+            f"the arrays in {folder} do not match their checksum; {remedy} (rm -r {folder}, then "
+            "the same command)"
+        )
     return dataset
 
 

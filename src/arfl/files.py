@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -55,6 +56,34 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             shutil.rmtree(holder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def alone(path: str | os.PathLike) -> Iterator[None]:
+    """Be the only process in such a block for ``path``, a file that exists only meanwhile.
+
+    A process that dies lets go. On a file system without such locks nobody waits.
+    """
+    path = Path(path)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            stream = open(path, "a")  # noqa: SIM115
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX)
+                # Whoever held it before has removed the file that it was.
+                if os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+                    break
+            except FileNotFoundError:
+                pass
+            except OSError:
+                break
+            stream.close()
+    with stream:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write ``text`` to ``path`` atomically, as UTF-8."""
     with atomic_path(path) as temporary:
@@ -75,6 +104,23 @@ def read_json(path: str | os.PathLike) -> Any:
     # Not only JSONDecodeError: a number of thousands of digits, or brackets without end.
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); delete it and run again") from None
+
+
+def listing(folder: str | os.PathLike) -> str:
+    """12 hex digits that change with the names, sizes and times of a folder's files.
+
+    Empty if there is no such folder, or no file in it.
+    """
+    found = []
+    for parent, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            path = Path(parent, name)
+            with contextlib.suppress(OSError):
+                state = path.stat()
+                place = os.fspath(path.relative_to(folder))
+                found.append((place, state.st_size, state.st_mtime_ns))
+    text = json.dumps(sorted(found))
+    return hashlib.sha256(text.encode()).hexdigest()[:12] if found else ""
 
 
 def checksum(path: str | os.PathLike, algorithm: str = "sha256") -> str:

@@ -495,6 +495,21 @@ class Grid:
         made_elsewhere = _is_made_by(self.record_path(cell), other, settings)
         return other if made_elsewhere else of_cell(*rules, here)
 
+    def rules(self) -> dict[str, list]:
+        """The aggregation rules and attacks of all cells with their options, each once.
+
+        Returns:
+            For the folders "aggregators" and "attacks" pairs of a file's name and its options.
+        """
+        found = {"aggregators": {}, "attacks": {}}
+        for cell in self.cells.values():
+            settings = self.settings(cell)
+            for folder, of in (("aggregators", "aggregator"), ("attacks", "attack")):
+                if (used := settings[of]) is not None:
+                    pair = [used["rule"], used["options"]]
+                    found[folder][json.dumps(pair, sort_keys=True)] = pair
+        return {folder: [pairs[key] for key in sorted(pairs)] for folder, pairs in found.items()}
+
     def resources(self, cell: Cell) -> dict:
         """Expected ``minutes`` and ``mem_mb`` of a cell."""
         return _member(cell.task, self._merged["resources"], "task", "config: resources")

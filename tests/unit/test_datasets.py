@@ -342,6 +342,11 @@ def test_amazon_vocabulary_size_truncation_and_entities(tmp_path):
         (lines(review("good", 5)) + b'{"reviewText": "cut o', r"line 2 is not JSON"),
         (lines(review("good", 5)) + b"[1, 2]\n", r"line 2 is not a JSON object"),
         (lines(review("good", 5)) + b'{"reviewText": "caf\xe9"}\n', r"is not UTF-8"),
+        (lines(review("good", 5)) + b"[" * 100_000, r"line 2 cannot be read \(maximum recursion"),
+        (
+            lines(review("good", 5)) + b'{"overall": ' + b"9" * 5_000 + b"}",
+            r"line 2 cannot be read",
+        ),
         (lines({"text": "good", "overall": 5}), r'no line has a "reviewText" and an "overall"'),
         (lines(review("good", 5), review("fine", 4)), r"0 negative and 2 positive"),
         (b"", r"0 negative and 0 positive"),
@@ -544,6 +549,21 @@ def test_loan_bad_file(tmp_path, spoil, message):
     with pytest.raises(UserError, match=message):
         prepared(tmp_path, "loan", files)
     assert not (tmp_path / "prepared").exists()
+
+
+def test_loans_that_a_stray_quote_swallows_are_noticed(tmp_path):
+    rows = loans()
+    for row in rows:
+        row["desc"] = ""
+    # Opened in one loan's title and closed in that of the eleventh after it: ten are lost.
+    rows[5]["title"], rows[16]["title"] = "@open", "@close"
+    files = as_csv(tmp_path, rows)
+    files = {
+        name: content.replace(b"@open", b'"open').replace(b"@close", b'"close')
+        for name, content in files.items()
+    }
+    with pytest.raises(UserError, match="60 lines with all columns, but reads as 49 loans"):
+        prepared(tmp_path, "loan", files)
 
 
 # Generated stand-ins: an independent classifier must find what the docstrings promise, and no more.

@@ -5,6 +5,8 @@ import hashlib
 import json
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -168,3 +170,37 @@ def test_checksums_are_those_of_the_content(tmp_path, algorithm):
     content = bytes(range(256)) * 5000
     (tmp_path / "a").write_bytes(content)
     assert files.checksum(tmp_path / "a", algorithm) == hashlib.new(algorithm, content).hexdigest()
+
+
+def test_a_block_for_one_process_at_a_time(tmp_path):
+    path = tmp_path / "new" / "one.lock"
+    waiting = (
+        "import sys; from arfl.files import alone\n"
+        "with alone(sys.argv[1]):\n    print('in', flush=True)\n"
+    )
+    with files.alone(path):
+        assert path.exists()
+        second = subprocess.Popen([sys.executable, "-c", waiting, path], stdout=subprocess.PIPE)
+        third = subprocess.Popen([sys.executable, "-c", waiting, path], stdout=subprocess.PIPE)
+        with pytest.raises(subprocess.TimeoutExpired):
+            second.communicate(timeout=0.5)
+    for process in (second, third):
+        assert process.communicate(timeout=30)[0] == b"in\n"
+    assert not path.exists()
+
+
+def test_a_listing_follows_names_sizes_and_times(tmp_path):
+    folder = tmp_path / "mirror"
+    assert files.listing(folder) == ""
+    folder.mkdir()
+    assert files.listing(folder) == ""
+    (folder / "a").write_text("1")
+    seen = {files.listing(folder)}
+    assert files.listing(folder) in seen
+    (folder / "a").write_text("12")
+    seen.add(files.listing(folder))
+    os.utime(folder / "a", (1, 1))
+    seen.add(files.listing(folder))
+    (folder / "a").rename(folder / "b")
+    seen.add(files.listing(folder))
+    assert len(seen) == 4

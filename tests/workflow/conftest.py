@@ -31,7 +31,7 @@ class Project:
         )
         return environment
 
-    def snakemake(self, *arguments: str, check: bool = True, **variables) -> str:
+    def snakemake(self, *arguments: str, check: bool = True, timeout=300, **variables) -> str:
         """Run Snakemake and return what it printed."""
         result = subprocess.run(
             ["snakemake", "--cores", "2", *arguments],
@@ -39,7 +39,7 @@ class Project:
             env=self.environment | variables,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=timeout,
             check=False,
         )
         output = result.stdout + result.stderr

@@ -1,6 +1,8 @@
 """What the workflow plans, and how it answers mistakes, without running anything."""
 
+import ast
 import shutil
+import sys
 
 import pytest
 import yaml
@@ -198,6 +200,35 @@ def test_seeds_may_be_given_on_the_command_line(project):
     assert "seed-1.json" not in output
     output = project.snakemake("-n", "--config", "seeds=[two]", "--", "figure4", check=False)
     assert "seeds.0: 'two' is not of type 'integer'" in output
+
+
+def imported(paths):
+    """Top-level names of all that these modules import, also inside functions."""
+    found = set()
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(node.module.split(".")[0])
+    return found - {"arfl", "__future__"} - set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("name", ["arfl", "report"])
+def test_an_environment_has_what_its_jobs_import(project, name):
+    source = project.folder / "src/arfl"
+    light = [source / f"{part}.py" for part in ("cli", "grid", "record", "seeds", "files")]
+    reporting = set((source / "reporting").rglob("*.py"))
+    training = set(source.rglob("*.py")) - reporting - {source / "config.py"}
+    drawing = {source / "reporting" / f"{part}.py" for part in ("partition_picture", "style")}
+    modules = [*light, *reporting] if name == "report" else training | drawing
+    packages = {"yaml": "pyyaml", "matplotlib": "matplotlib-base", "sklearn": "scikit-learn"}
+    packages |= {"torch": "pytorch"}
+    environment = yaml.safe_load((project.folder / f"envs/{name}.yaml").read_text())
+    listed = {str(line).split()[0] for line in environment["dependencies"]}
+    needed = {packages.get(module, module) for module in imported(modules)}
+    # These come with PyTorch for GPUs, numba and Jinja.
+    assert needed - {"triton", "llvmlite", "markupsafe"} <= listed
 
 
 def test_environments_are_well_formed(project):

@@ -1,20 +1,31 @@
-"""The shipped SLURM profile on a real SLURM of one node, started for the test.
+"""The shipped SLURM profile on a real SLURM of two nodes, started for the tests (tests/slurm).
 
-Needs root and Debian's packages slurmctld, slurmd, slurm-client and munge; skipped elsewhere.
+Needs root and Debian's packages slurmctld, slurmd, slurm-client and munge; skipped elsewhere. Each
+fault is compared with an undisturbed run without SLURM: the same records but for times and
+provenance, and no record that was finished before the fault trained a second time.
 """
 
+import json
 import os
 import shutil
-import socket
+import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from conftest import Project
 
+START, STOP = (Path(__file__).parents[1] / "slurm" / name for name in ("start.sh", "stop.sh"))
 PROGRAMS = ("slurmctld", "slurmd", "sinfo", "scontrol", "munged")
-# Snakemake's job steps lose SLURM_CONF from their environment and look here.
 SYSTEM_WIDE = Path("/etc/slurm/slurm.conf")
+CELLS, KEPT = "results/quick/cells", "results/quick/kept"
+RULES = ("fedavg", "median", "trimmed_mean", "residual_reweighting")
+RECORDS = [
+    f"{CELLS}/mnist_shards/{attack}/{rule}/seed-1.json"
+    for attack in ("none/attackers-0", "label_flip/attackers-2")
+    for rule in RULES
+]
 
 
 def why_not():
@@ -32,117 +43,168 @@ REASON = why_not()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(REASON is not None, reason=str(REASON))]
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def configuration(root, host):
-    """slurm.conf of one node with four pretended cores and two pretended GPUs, no accounting."""
-    lines = {
-        "ClusterName": "test",
-        "SlurmctldHost": f"{host}(127.0.0.1)",
-        "SlurmctldPort": free_port(),
-        "SlurmdPort": free_port(),
-        "SlurmUser": "root",
-        "AuthType": "auth/munge",
-        "AuthInfo": f"socket={root}/munge.socket",
-        "StateSaveLocation": f"{root}/state",
-        "SlurmdSpoolDir": f"{root}/spool",
-        "SlurmctldPidFile": f"{root}/slurmctld.pid",
-        "SlurmdPidFile": f"{root}/slurmd.pid",
-        "SlurmctldLogFile": f"{root}/slurmctld.log",
-        "SlurmdLogFile": f"{root}/slurmd.log",
-        # No control groups: the test may run in a container.
-        "ProctrackType": "proctrack/linuxproc",
-        "TaskPlugin": "task/none",
-        "MpiDefault": "none",
-        "SwitchType": "switch/none",
-        "SelectType": "select/cons_tres",
-        "SelectTypeParameters": "CR_Core_Memory",
-        "SchedulerParameters": "sched_interval=2,bf_interval=2",
-        "SlurmdParameters": "config_overrides",
-        "GresTypes": "gpu",
-        # What asks for no memory would get all of it.
-        "DefMemPerCPU": 200,
-        "MinJobAge": 600,
-    }
-    text = "".join(f"{key}={value}\n" for key, value in lines.items())
-    text += f"NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=8000 Gres=gpu:2 State=UNKNOWN\n"
-    return text + "".join(
-        f"PartitionName={name} Nodes={host} Default={default} MaxTime=01:00:00 State=UP\n"
-        for name, default in (("cpu", "YES"), ("gpu", "NO"))
-    )
-
-
-@pytest.fixture
-def cluster(tmp_path_factory, monkeypatch):
-    """A running SLURM; `scontrol` and Snakemake find it."""
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A running SLURM; its commands and Snakemake find it."""
     root = tmp_path_factory.mktemp("slurm")
-    root.chmod(0o755)
-    host = socket.gethostname().split(".")[0]
-    (root / "slurm.conf").write_text(configuration(root, host))
-    # A GPU is any device file, as far as SLURM can see.
-    (root / "gres.conf").write_text(
-        "AutoDetect=off\nName=gpu File=/dev/null\nName=gpu File=/dev/zero\n"
-    )
-    for folder in ("state", "spool"):
-        (root / folder).mkdir()
-    key = root / "munge.key"
-    key.write_bytes(os.urandom(128))
-    key.chmod(0o600)
-    monkeypatch.setenv("SLURM_CONF", str(root / "slurm.conf"))
-    had_folder = SYSTEM_WIDE.parent.exists()
-    SYSTEM_WIDE.parent.mkdir(exist_ok=True)
-    links = [SYSTEM_WIDE, SYSTEM_WIDE.with_name("gres.conf")]
-    for link in links:
-        link.symlink_to(root / link.name)
-    munged = [
-        "munged", "--foreground", "--force", f"--socket={root}/munge.socket", f"--key-file={key}",
-        f"--pid-file={root}/munged.pid", f"--log-file={root}/munged.log",
-        f"--seed-file={root}/munge.seed",
-    ]  # fmt: skip
-    daemons = []
+    os.environ["SLURM_CONF"] = str(root / "slurm.conf")
     try:
-        for command in (munged, ["slurmctld", "-D", "-c"], ["slurmd", "-D"]):
-            with open(root / f"{command[0]}.log", "a") as log:
-                daemons.append(subprocess.Popen(command, stdout=log, stderr=log))
-            time.sleep(1)
-        deadline = time.monotonic() + 30
-        while states() != {"idle"}:
-            assert time.monotonic() < deadline, "".join(
-                path.read_text() for path in root.glob("*.log")
-            )
-            time.sleep(0.5)
-        yield
+        subprocess.run([START, root], check=True)
+        yield root
     finally:
-        for daemon in reversed(daemons):
-            daemon.terminate()
-            daemon.wait(30)
-        for link in links:
-            link.unlink()
-        if not had_folder:
-            SYSTEM_WIDE.parent.rmdir()
+        subprocess.run([STOP, root], check=True)
+        del os.environ["SLURM_CONF"]
 
 
-def states():
-    command = ["sinfo", "--noheader", "--format=%T"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return set(done.stdout.split())
+@pytest.fixture(autouse=True)
+def _no_job_is_left(cluster):
+    yield
+    slurm("scancel", "--user=root")
+    until(lambda: not queue(), "the queue is empty")
+
+
+def slurm(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def queue(state=None):
+    """Numbers of the jobs that wait or run, or of those in one state."""
+    only = [] if state is None else [f"--states={state}"]
+    return slurm("squeue", "--noheader", "--format=%i", *only).split()
 
 
 def submitted():
     """What SLURM was asked for, a text for each job."""
-    command = ["scontrol", "--details", "--oneliner", "show", "jobs"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [line for line in done.stdout.splitlines() if line.startswith("JobId=")]
+    text = slurm("scontrol", "--details", "--oneliner", "show", "jobs")
+    return [line for line in text.splitlines() if line.startswith("JobId=")]
+
+
+def until(condition, what, seconds=240):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain until {what}"
+        time.sleep(0.3)
+    return value
+
+
+def eight_cells(config):
+    """Two groups of four cells, each of which trains for some seconds."""
+    config["seeds"] = [1]
+    config["checkpoint_minutes"] = 0.02
+    config["aggregators"] = {name: config["aggregators"][name] for name in RULES}
+    quick = config["scales"]["quick"]
+    quick["tasks"]["mnist_shards"].update(rounds=24)
+    quick["targets"]["figure3"][0]["n_attackers"] = [0, 2]
+    quick["targets"]["readings"] = []
+    for protocol in config["protocols"].values():
+        protocol.pop("aggregators", None)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """What the eight records should be, trained on this machine without SLURM."""
+    project = Project(tmp_path_factory.mktemp("undisturbed"))
+    project.change_config(eight_cells)
+    project.snakemake("--config", "device=cpu", "--", *RECORDS, timeout=900)
+    return results(project)
+
+
+@pytest.fixture
+def on_slurm(project):
+    """A project of eight cells whose `start` runs the SLURM profile."""
+    project.change_config(eight_cells)
+    project.changed_lines("profiles/slurm/config.yaml", "your-account", "ours")
+    started = []
+
+    def start(*arguments):
+        options = [
+            "--profile", "profiles/slurm", "--slurm-init-seconds-before-status-checks", "2",
+            "--seconds-between-status-checks", "3", "--latency-wait", "20",
+            "--config", "device=cpu",
+        ]  # fmt: skip
+        with open(project.folder / "printed", "a") as printed:
+            process = subprocess.Popen(
+                ["snakemake", *options, *arguments, "--", *RECORDS],
+                cwd=project.folder,
+                env=project.environment,
+                stdout=printed,
+                stderr=printed,
+            )
+        started.append(process)
+        return process
+
+    project.start = start
+    yield project
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def results(project):
+    """Cell -> all of its record that two runs of it must share."""
+    own = ("seconds", "provenance", "digest")
+    found = {}
+    for path in (project.folder / CELLS).rglob("seed-*.json"):
+        content = json.loads(path.read_text())
+        found[content["cell"]["id"]] = {k: v for k, v in content.items() if k not in own}
+    return found
+
+
+def kept(project):
+    """Cell -> the bytes of its finished record."""
+    files = sorted((project.folder / KEPT).rglob("seed-1.json"))
+    return {str(path.relative_to(project.folder / KEPT)): path.read_bytes() for path in files}
+
+
+def printed(project):
+    return (project.folder / "printed").read_text()
+
+
+def finish(process, project, undisturbed, before):
+    """Wait for the end; the records are the undisturbed ones and those from before were kept."""
+    assert process.wait(600) == 0, printed(project)
+    assert results(project) == undisturbed
+    after = kept(project)
+    assert len(after) == 8
+    # With the time of their training's start, to the byte: nothing was trained twice.
+    assert {name: after[name] for name in before} == before
+    for name, content in after.items():
+        assert (project.folder / CELLS / name).read_bytes() == content
+    assert project.planned("--config", "device=cpu", "--", *RECORDS) == {}
+
+
+def trainings(project):
+    """Process number -> log of the cells that are being trained in the project's folder."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            here = Path(os.readlink(process / "cwd")) == project.folder
+        except OSError:
+            continue
+        if here and b"train" in words and b"arfl" in words and b"--kept" in words:
+            found[int(process.name)] = words[words.index(b"--kept") + 1].decode()
+    return found
+
+
+def some_finished_and_some_running(project):
+    """Wait for the moment at which a fault may cost most; the records finished by then."""
+    until(lambda: kept(project) and trainings(project), "one cell is finished and one is trained")
+    # Long enough for a state to be saved.
+    until(lambda: list((project.folder / KEPT).rglob("*.checkpoint.npz")), "a state is saved")
+    return kept(project)
+
+
+def resumed(project):
+    """How often trainings went on from a saved state, all of them together."""
+    return sum(json.loads(text)["provenance"]["resumed"] for text in kept(project).values())
 
 
 def test_the_profile_trains_cells_together_and_asks_for_gpus(cluster, project):
     project.changed_lines("profiles/slurm/config.yaml", "your-account", "ours")
     profile = ["--profile", "profiles/slurm", "--slurm-init-seconds-before-status-checks", "2"]
-    project.snakemake(*profile, "--config", "device=cpu", "seeds=[1]", "--", "table2")
+    project.snakemake(*profile, "--config", "device=cpu", "seeds=[1]", "--", "table2", timeout=900)
     table = (project.folder / "results/quick/tables/table2.csv").read_text()
     assert "residual_reweighting" in table
     cells = list((project.folder / "results/quick/cells/amazon_iid").rglob("seed-1.json"))
@@ -154,7 +216,7 @@ def test_the_profile_trains_cells_together_and_asks_for_gpus(cluster, project):
 
     # As shipped it asks for a GPU, which is only pretended here: one clear message, no record.
     cell = "results/quick/cells/amazon_iid/none/attackers-0/median/seed-2.json"
-    output = project.snakemake(*profile, "--retries", "1", "--", cell, check=False)
+    output = project.snakemake(*profile, "--retries", "1", "--", cell, check=False, timeout=900)
     assert "device is cuda, but PyTorch finds no usable GPU here" in output
     assert not (project.folder / cell).exists()
     failed = [job for job in submitted() if "JobState=FAILED" in job]
@@ -162,3 +224,85 @@ def test_the_profile_trains_cells_together_and_asks_for_gpus(cluster, project):
     assert all("TresPerJob=gres:gpu:1" in job for job in failed)
     # The second attempt asks for more time.
     assert {"TimeLimit=00:10:00" in job for job in failed} == {True, False}
+
+
+def test_a_cancelled_group_is_submitted_again_and_goes_on(cluster, on_slurm, undisturbed):
+    process = on_slurm.start()
+    before = some_finished_and_some_running(on_slurm)
+    slurm("scancel", *queue("RUNNING"))
+    finish(process, on_slurm, undisturbed, before)
+    assert resumed(on_slurm) >= 1
+
+
+def test_a_cell_that_dies_costs_its_group_nothing(cluster, on_slurm, undisturbed):
+    process = on_slurm.start()
+    before = some_finished_and_some_running(on_slurm)
+    for number in trainings(on_slurm):
+        os.kill(number, signal.SIGKILL)
+        break
+    finish(process, on_slurm, undisturbed, before)
+    assert resumed(on_slurm) >= 1
+
+
+def test_a_job_beyond_its_time_limit_goes_on_in_the_next(cluster, on_slurm, undisturbed):
+    on_slurm.change_config(
+        lambda config: config["scales"]["quick"]["resources"]["mnist_shards"].update(minutes=1)
+    )
+    process = on_slurm.start()
+    before = some_finished_and_some_running(on_slurm)
+    job = queue("RUNNING")[0]
+    slurm("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+    finish(process, on_slurm, undisturbed, before)
+
+
+def test_preempted_jobs_are_queued_again_and_go_on(cluster, on_slurm, undisturbed):
+    process = on_slurm.start()
+    before = some_finished_and_some_running(on_slurm)
+    running = queue("RUNNING")
+    urgent = ["--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null"]
+    slurm("sbatch", *urgent, "--wrap=sleep 5")
+    finish(process, on_slurm, undisturbed, before)
+    again = [job for job in submitted() if "Restarts=0" not in job]
+    assert {job.split()[0].removeprefix("JobId=") for job in again} >= set(running)
+    assert resumed(on_slurm) >= 1
+
+
+def test_jobs_of_a_lost_node_are_queued_again(cluster, on_slurm, undisturbed):
+    process = on_slurm.start()
+    before = some_finished_and_some_running(on_slurm)
+    try:
+        slurm("scontrol", "update", "NodeName=one", "State=DOWN", "Reason=test")
+        finish(process, on_slurm, undisturbed, before)
+    finally:
+        slurm("scontrol", "update", "NodeName=one", "State=RESUME")
+
+
+def test_a_killed_scheduler_is_started_again(cluster, on_slurm, undisturbed):
+    process = on_slurm.start()
+    before = some_finished_and_some_running(on_slurm)
+    process.kill()
+    process.wait()
+    # Its jobs go on; none of them is submitted a second time.
+    left = set(queue())
+    assert left
+    second = on_slurm.start()
+    assert second.wait(60) != 0
+    assert set(queue()) <= left
+    message = printed(on_slurm).rpartition("would be submitted twice")[2]
+    assert "scancel" in message
+    # They may end by themselves, or be cancelled: what they have finished is kept.
+    until(lambda: len(kept(on_slurm)) > len(before) or not queue(), "they have gone on")
+    before = kept(on_slurm)
+    slurm("scancel", *message.partition("scancel ")[2].split("\n")[0].split())
+    until(lambda: not queue(), "the queue is empty")
+    finish(on_slurm.start(), on_slurm, undisturbed, before)
+
+
+def test_a_bad_option_is_told_before_anything_is_submitted(cluster, on_slurm):
+    on_slurm.change_config(
+        lambda config: config["aggregators"]["trimmed_mean"].update(options={"share": 0.7})
+    )
+    already = submitted()
+    assert on_slurm.start().wait(60) != 0
+    assert "trimmed_mean: share must be at least 0 and below 0.5" in printed(on_slurm)
+    assert submitted() == already

@@ -9,7 +9,7 @@ rule plan:
     conda:
         "../../envs/report.yaml"
     params:
-        config=json.dumps(config),
+        config=planned_config,
     shell:
         "python -m arfl plan --config {params.config:q} --assumptions {input.assumptions}"
         " --out {output} 2> {log}"

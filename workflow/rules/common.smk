@@ -1,5 +1,6 @@
 # The configuration, checked and resolved once; names that the rules share.
 
+import csv
 import json
 import os
 import re
@@ -22,6 +23,7 @@ os.environ.update(PYTHONPATH=os.pathsep.join([str(SOURCE), *filter(None, [INHERI
 from arfl import registry
 from arfl.config import check
 from arfl.errors import UserError
+from arfl.files import listing
 from arfl.fingerprint import fingerprint
 from arfl.grid import CHANGES, NO_ATTACK, Grid, wants_gpu
 
@@ -41,6 +43,12 @@ try:
     GRID = Grid(config)
 except UserError as error:
     raise WorkflowError(str(error)) from None
+
+# Datasets whose files are fetched; the others are embedded.
+with open(
+    Path(workflow.basedir) / "workflow/resources/datasets.csv", newline=""
+) as table:
+    FETCHED = {row["dataset"] for row in csv.DictReader(table)}
 
 RUN = f"results/{GRID.run}"
 PAPER = "workflow/resources/paper"

@@ -10,6 +10,7 @@ rule download:
         "../../envs/arfl.yaml"
     params:
         mirror=data_mirror,
+        listing=mirror_listing,
     shell:
         "python -m arfl download --dataset {wildcards.dataset} --sources {input.sources}"
         " --mirror={params.mirror:q} --out {output.fetched} 2> {log}"

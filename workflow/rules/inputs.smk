@@ -1,9 +1,41 @@
 # Input, parameter and resource functions of the rules, in the order of the data flow.
 
 
+def mirror_of(dataset):
+    """The mirror's name and what lies there for a dataset; both are empty where there is none."""
+    named = config["data_mirror"] or os.environ.get("ARFL_DATA_MIRROR", "")
+    if not named or dataset not in FETCHED:
+        return "", ""
+    return named, listing(Path(named, dataset))
+
+
+def fetched_from(dataset):
+    """What `mirror_of` was when a dataset's files were fetched."""
+    try:
+        receipt = json.loads(Path("data/raw", dataset, ".mirror.json").read_text())
+        return receipt["mirror"], receipt["listing"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return config["data_mirror"], ""
+
+
+def is_prepared(dataset):
+    """Whether a dataset's arrays are there."""
+    return os.path.exists(f"data/prepared/{dataset}/meta.json")
+
+
 def data_mirror(wildcards):
-    """The mirror as it is: braces in its name are no wildcards."""
-    return config["data_mirror"]
+    """The mirror as it is: braces in its name are no wildcards.
+
+    What is prepared needs no mirror: another one, or none, is no reason to begin again.
+    """
+    dataset = wildcards.dataset
+    return (fetched_from if is_prepared(dataset) else mirror_of)(dataset)[0]
+
+
+def mirror_listing(wildcards):
+    """What lies in the mirror: a file that was corrected there is fetched again."""
+    dataset = wildcards.dataset
+    return (fetched_from if is_prepared(dataset) else mirror_of)(dataset)[1]
 
 
 def prepare_options(wildcards):
@@ -108,13 +140,20 @@ def cell_memory(wildcards, attempt):
     return attempt * GRID.resources(cell_of(wildcards))["mem_mb"]
 
 
+def planned_config(wildcards):
+    """What decides which cells there are, as JSON: not where and how they are trained."""
+    elsewhere = ("device", "checkpoint_minutes", "job_minutes", "data_mirror")
+    return json.dumps({key: config[key] for key in config if key not in elsewhere})
+
+
 def target_records(wildcards):
+    """The records of the target that a path names."""
+    return records_of(wildcards.target)
+
+
+def records_of(target):
     """The records of a target's cells; with `missing_cells: report`, those that exist."""
-    every = (
-        GRID.cells.values()
-        if wildcards.target in VIEWS
-        else target_cells(wildcards.target)
-    )
+    every = GRID.cells.values() if target in VIEWS else target_cells(target)
     paths = sorted({GRID.record_path(cell) for cell in every})
     if config["missing_cells"] == "report":
         paths = [path for path in paths if os.path.exists(path)]
@@ -134,15 +173,31 @@ def trigger_options(wildcards):
 
 
 def figure_source(wildcards):
-    """What a figure is drawn from: a study's file, or collected records."""
-    source = STUDIES.get(wildcards.target, "cells.csv")
-    return f"results/{wildcards.run}/collected/{wildcards.target}/{source}"
+    """What a figure is drawn from."""
+    return source_of(wildcards.target)
+
+
+def source_of(target):
+    """What a target's figure is drawn from: a study's file, or collected records."""
+    return f"{RUN}/collected/{target}/{STUDIES.get(target, 'cells.csv')}"
 
 
 def results_of(target):
-    """The files that a named target asks for."""
+    """The files that a named target asks for, and those that they are made from.
+
+    Snakemake does not make again what is lacking between files that are there: a deleted record, or
+    what a failed job has left out.
+    """
     files = [f"{RUN}/figures/{target}.png"] if target in FIGURES else []
-    return files + ([f"{RUN}/tables/{target}.md"] if target in TABLES else [])
+    files += [f"{RUN}/tables/{target}.md"] if target in TABLES else []
+    records = [] if target in STUDIES else records_of(target)
+    return [*files, source_of(target), *records]
+
+
+def results_of_all(wildcards):
+    """The report, and what it is made from."""
+    made = {path for target in FIGURES for path in results_of(target)}
+    return [f"{RUN}/report.html", f"{RUN}/claims.csv", *sorted(made)]
 
 
 def baseline_records(wildcards):

@@ -1,9 +1,11 @@
 # What is looked after once, before anything is planned: locks that a power failure has left behind,
-# and whatever would make a cluster's jobs wait, fail or train in the wrong place.
+# records that are none, and whatever would make a cluster's jobs wait, fail or train in the wrong place.
 
 import fcntl
 import platform
 import subprocess
+
+from arfl.recheck import move_aside
 
 LOCKS = Path(".snakemake/locks")
 
@@ -68,14 +70,64 @@ def check_cluster():
         )
 
 
+def check_rules():
+    """Refuse options that a rule does not have before a job is submitted for it."""
+    command = [
+        sys.executable,
+        "-m",
+        "arfl",
+        "check",
+        "--rules",
+        json.dumps(GRID.rules()),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # With `--sdm conda` there is no PyTorch here (status 1): then the jobs say so.
+    if done.returncode == 2:
+        raise WorkflowError(done.stderr.rpartition("error: ")[2].strip())
+
+
+def look_at_records(look_only):
+    """Move what is no record out of the way, so that its cell is trained again, and name it."""
+    seen = LOCKS.parent / f"records-seen-{GRID.run}.json"
+    try:
+        wrong = move_aside(GRID, seen, look_only)
+    except (UserError, OSError) as error:
+        raise WorkflowError(str(error)) from None
+    for path, fault in wrong.items():
+        print(f"not a record of its cell: {path}: {fault}", file=sys.stderr)
+    if wrong:
+        moved = "would be moved" if look_only else "moved"
+        print(
+            f"{len(wrong)} such files {moved} to {RUN}/aside; what is asked for is trained again",
+            file=sys.stderr,
+        )
+
+
+def look_at_mirror():
+    """Say where a mirror is not looked into, since its data are already prepared."""
+    for dataset in sorted({task["data"] for task in GRID.tasks.values()}):
+        mirror, there = mirror_of(dataset)
+        raw = Path("data/raw", dataset, "fetched.json")
+        if there and is_prepared(dataset) and raw.exists():
+            if (mirror, there) != fetched_from(dataset):
+                print(
+                    f"{dataset} is prepared from other files than those in {mirror} now; to begin "
+                    f"again with these: rm -r data/raw/{dataset} data/prepared/{dataset}",
+                    file=sys.stderr,
+                )
+
+
+DRY = bool({"-n", "--dry-run", "--dryrun"} & set(sys.argv))
 if workflow.is_main_process:
     if on_slurm():
         check_cluster()
+        if config["missing_cells"] == "train":
+            check_rules()
     try:
         ALONE = hold_folder()
     except OSError:  # a read-only folder, or a file system without such locks
         ALONE = False
-    if ALONE and on_slurm() and not {"-n", "--dry-run", "--dryrun"} & set(sys.argv):
+    if ALONE and on_slurm() and not DRY:
         QUEUED = left_in_queue()
         if QUEUED:
             raise WorkflowError(
@@ -86,6 +138,9 @@ if workflow.is_main_process:
     if ALONE and LOCKS.is_dir():
         for lock in LOCKS.glob("*.lock"):
             lock.unlink(missing_ok=True)
+    if config["missing_cells"] == "train":
+        look_at_mirror()
+        look_at_records(look_only=DRY or not ALONE)
 
 
 def escape_environments():

@@ -82,11 +82,19 @@ def fetched(name: str, raw_dir: Path) -> dict[str, dict]:
         entries = {entry["file"]: entry for entry in receipt["files"]}
         for file, entry in entries.items():
             if checksum(raw_dir / file) != entry["sha256"]:
-                raise UserError(f"{raw_dir / file} has changed since it was fetched; {remedy}")
+                raise UserError(
+                    f"{raw_dir / file} has changed since it was fetched; {remedy} "
+                    f"(rm {raw_dir / RECEIPT}, then the same command)"
+                )
     except FileNotFoundError as error:
-        raise UserError(f"{error.filename} is missing; {remedy}") from None
+        raise UserError(
+            f"{error.filename} is missing; {remedy} (rm {raw_dir / RECEIPT}, then the same command)"
+        ) from None
     except (KeyError, TypeError) as error:
-        raise UserError(f"{raw_dir / RECEIPT} is not a receipt ({error}); {remedy}") from None
+        raise UserError(
+            f"{raw_dir / RECEIPT} is not a receipt ({error}); {remedy} (rm {raw_dir / RECEIPT}, "
+            "then the same command)"
+        ) from None
     return entries
 
 

@@ -192,6 +192,12 @@ def _reviews(path: Path) -> Iterator[dict]:
         raise UserError(
             f"{path} is not UTF-8 text after line {number} ({error.reason}); convert it to UTF-8"
         ) from None
+    # A number of thousands of digits, or brackets without end.
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}, line {number} cannot be read ({str(error)[:99]}); correct it or get the file "
+            "again"
+        ) from None
 
 
 def _split(

@@ -85,13 +85,24 @@ class _Table:
             ):
                 # A column with text in some rows only is dealt with in _numbers.
                 warnings.simplefilter("ignore", pd.errors.DtypeWarning)
+                n_rows = 0
                 for piece in pieces:
                     self._add(piece)
+                    n_rows += len(piece)
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8 text ({error}); convert it to UTF-8") from None
         except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
             reason = str(error).strip()
             raise UserError(f"{path} is not a whole CSV table ({reason}); get it again") from None
+        # Where a quote is never closed, all lines up to the next one are one text.
+        with open(path, "rb") as lines:
+            next(lines)
+            n_lines = sum(line.count(b",") >= len(present) - 1 for line in lines)
+        if n_lines > n_rows:
+            raise UserError(
+                f"{path} has {n_lines} lines with all columns, but reads as {n_rows} loans: a "
+                "stray quote swallows the others; correct it or get the file again"
+            )
         if not self.labels:
             raise UserError(f"{path} holds no loan with a known status and a state; get another")
 
