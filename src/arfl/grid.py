@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from arfl import registry
+from arfl import libraries, registry
 from arfl.errors import UserError
 from arfl.fingerprint import of_cell
 
@@ -557,6 +557,12 @@ class Grid:
 
 
 def _check_file(name: str, folder: str, where: str) -> None:
+    if "/" in name:
+        try:
+            libraries.check(folder, name)
+        except UserError as error:
+            raise UserError(f"config: {where}: {error}") from None
+        return
     known = registry.names(folder)
     if name not in known:
         raise UserError(
