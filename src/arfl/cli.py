@@ -101,11 +101,16 @@ def _parser() -> argparse.ArgumentParser:
     add = verb("plan", _plan, "Write down which cells each target needs.").add_argument
     add("--config", type=_json_object, required=True, help="JSON object, see config.yaml")
     add("--assumptions", type=Path, required=True, help="CSV: key, reason")
+    add("--beyond", action="store_true", help="the targets beyond the paper instead")
     add("--out", type=Path, required=True, help=".json file")
 
     add = verb("collect", _collect, "Gather a target's records into CSV.").add_argument
     add("--plan", type=Path, required=True)
     add("--target", required=True)
+    add("--out", type=Path, required=True, help="folder")
+
+    add = verb("leaderboard", _leaderboard, "Rank rules by their worst case.").add_argument
+    add("--cells", type=Path, required=True, help="cells.csv of `collect`")
     add("--out", type=Path, required=True, help="folder")
 
     add = verb("confidence", _confidence, "Figure 2's curves, from the aggregator.").add_argument
@@ -185,7 +190,7 @@ def _train(**arguments: object) -> None:
     cell.train(**arguments)
 
 
-def _plan(config: dict, assumptions: Path, out: Path) -> None:
+def _plan(config: dict, assumptions: Path, beyond: bool, out: Path) -> None:
     from arfl.files import write_json
     from arfl.grid import Grid
     from arfl.reporting.collect import read_csv
@@ -194,13 +199,19 @@ def _plan(config: dict, assumptions: Path, out: Path) -> None:
     reasons = read_csv(assumptions)
     # A user's configuration need not have every task and aggregator of ours.
     assumed = [row | {"value": grid.value(row["key"])} for row in reasons if grid.has(row["key"])]
-    write_json(out, grid.plan() | {"assumptions": assumed})
+    write_json(out, grid.plan(beyond) | {"assumptions": assumed})
 
 
 def _collect(plan: Path, target: str, out: Path) -> None:
     from arfl.reporting import collect
 
     collect.collect(plan, target, out)
+
+
+def _leaderboard(cells: Path, out: Path) -> None:
+    from arfl.reporting import leaderboard
+
+    leaderboard.write(cells, out)
 
 
 def _table(collected: Path, target: str, paper: Path, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""FLAME (Nguyen et al. 2022): one cluster of directions, clipped to the median length, and noise."""
+"""FLAME (Nguyen et al. 2022): a cluster of directions, clipped to the median length, and noise."""
 
 from collections.abc import Sequence
 
