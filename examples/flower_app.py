@@ -1,4 +1,4 @@
-"""Residual reweighting inside Flower: ten clients on scikit-learn's digits, two of which flip labels.
+"""Residual reweighting in Flower: ten clients on scikit-learn digits; two of them flip labels.
 
 Needs flwr 1.42 or newer with its simulation, and this package::
 

@@ -23,14 +23,21 @@ def network(seed):
     return made.state_dict()
 
 
+@pytest.fixture(autouse=True)
+def run(monkeypatch):
+    """Messages belong to a run and a node, which a server sets when it starts an app."""
+    identity = pytest.importorskip("flwr.supercore.task_identity").TaskIdentity
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(identity, name, 1)
+
+
 def reply(node, state, n_examples=10):
     """A client's reply as the server receives it."""
     content = RecordDict(
         {"arrays": ArrayRecord(state), "metrics": MetricRecord({"num-examples": n_examples})}
     )
-    message = Message(content, dst_node_id=1, message_type="train")
-    message.metadata.__dict__["_src_node_id"] = node
-    return message
+    asked = Message(RecordDict(), dst_node_id=node, message_type="train")
+    return Message(content, reply_to=asked)
 
 
 def started(rule, start, **options):
@@ -109,7 +116,7 @@ def test_mistakes_are_told():
     with pytest.raises(UserError, match="Flower's clients send models"):
         Strategy("foolsgold", update="gradients")
     other = {name: value for name, value in network(1).items() if name != "2.bias"}
-    with pytest.raises(UserError, match="do not fit the global one: model 1 differs.*2.bias"):
+    with pytest.raises(UserError, match=r"do not fit the global one: model 1 differs.*2\.bias"):
         started("median", network(0)).aggregate_train(1, [reply(0, other), reply(1, other)])
     with pytest.raises(UserError, match="output_layer is 'head'"):
         started("median", network(0), output_layer="head").aggregate_train(

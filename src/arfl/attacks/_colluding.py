@@ -1,4 +1,4 @@
-"""What colluding attacks share: one model, made from the honest ones, that all attackers send."""
+"""What colluding attacks share: models made from the honest ones of the round."""
 
 from torch import Tensor
 
@@ -16,7 +16,7 @@ class Colluding(Attack):
     """All attackers send `vector`; where no honest model is finite, what they trained."""
 
     def vector(self, crowd: Tensor, view: View) -> Tensor:
-        """The (N,) model that each attacker sends.
+        """The (N,) model that each attacker sends, or (A, N) if they differ.
 
         Args:
             crowd: (H, N) the finite honest models of the round, at least one.

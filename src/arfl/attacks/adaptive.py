@@ -36,13 +36,28 @@ def reach(crowd: Tensor, n_clients: int, lam: float, delta: float) -> tuple[Tens
     return centre, lam * math.sqrt(2 / n_clients) * tau / delta
 
 
+def inconspicuous(crowd: Tensor, n_attackers: int) -> Tensor:
+    """(A, N) values among the middle half of the (H, N) honest ones, each between two of them.
+
+    They are apart from each other, since equal values lie on no line of the ranks and lose
+    confidence.
+    """
+    ordered = crowd.sort(dim=0).values
+    places = 0.25 + 0.5 * (torch.arange(n_attackers, dtype=torch.float64) + 0.5) / n_attackers
+    places = places * (len(crowd) - 1)
+    low = places.long().clamp(max=max(0, len(crowd) - 2))
+    part = (places - low).to(crowd)[:, None]
+    low = low.to(crowd.device)
+    return torch.lerp(ordered[low], ordered[(low + 1).clamp(max=len(crowd) - 1)], part)
+
+
 class Adaptive(Colluding):
     r"""The attackers move some parameters to the bound, and are beyond reproach in all others.
 
     Residual reweighting keeps a value whose confidence exceeds δ, and weighs a client's whole model
-    by the sum of its confidences (Eq. 10). So a value in the middle of the honest ones earns
-    weight, with confidence 1, and the weight so earned moves other parameters, where the value lies
-    as far as the rule lets it: against the honest update, near the distance
+    by the sum of its confidences (Eq. 10). So a value among the middle of the honest ones earns
+    weight, with a confidence near 1, and the weight so earned moves other parameters, where the
+    value lies as far as the rule lets it: against the honest update, near the distance
     :math:`Z\tau/\delta`. Which share of the parameters, those with the longest reach, and how near,
     is found by trying the rule on the round's honest models: what moves the result furthest from
     the one without attackers.
@@ -65,17 +80,18 @@ class Adaptive(Colluding):
             crowd, len(view.honest_models) + n_attackers, options["lam"], options["delta"]
         )
         against = torch.where(crowd.mean(0) < view.global_model, bound, -bound)
+        among = inconspicuous(crowd, n_attackers)
         tried = slice(None, None, -(-crowd.shape[1] // PROBE))
         honest = crowd[:, tried]
-        without = residual_reweighting.combine(honest, **options)[0]
-        best, chosen = -1.0, centre
+        without, _ = residual_reweighting.combine(honest, **options)
+        best, chosen = -1.0, among
         order = bound.argsort(descending=True)
         for share in SHARES:
             moved = torch.zeros_like(bound, dtype=torch.bool)
             moved[order[: max(1, round(share * len(order)))]] = True
             for multiple in REACHES:
-                sent = torch.where(moved, centre + multiple * against, centre)
-                rows = torch.cat([honest, sent[tried].expand(n_attackers, -1)])
+                sent = torch.where(moved, centre + multiple * against, among)
+                rows = torch.cat([honest, sent[:, tried]])
                 effect = (residual_reweighting.combine(rows, **options)[0] - without).norm().item()
                 if effect > best:
                     best, chosen = effect, sent
