@@ -109,6 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--target", required=True)
     add("--out", type=Path, required=True, help="folder")
 
+    add = verb("check", _check, "Try an implementation of an aggregation rule.").add_argument
+    add("file", type=Path, help="Python file with a function from (K, N) models to one")
+    add("--function", help="its name; default: the only public one")
+    add("--reference", help="a rule of ours that it must equal")
+
     add = verb("leaderboard", _leaderboard, "Rank rules by their worst case.").add_argument
     add("--cells", type=Path, required=True, help="cells.csv of `collect`")
     add("--out", type=Path, required=True, help="folder")
@@ -206,6 +211,12 @@ def _collect(plan: Path, target: str, out: Path) -> None:
     from arfl.reporting import collect
 
     collect.collect(plan, target, out)
+
+
+def _check(file: Path, function: str | None, reference: str | None) -> None:
+    from arfl import conformance
+
+    print(conformance.report(file, function, reference))
 
 
 def _leaderboard(cells: Path, out: Path) -> None:

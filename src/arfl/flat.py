@@ -145,7 +145,7 @@ def unflatten(vector: Tensor, form: Form) -> Model | Tensor | np.ndarray:
         if form.arrays:
             value = value.numpy(force=True)
             whole = np.issubdtype(entry.dtype, np.integer)
-            made[name] = (value.round() if whole else value).astype(entry.dtype)
+            made[name] = np.asarray(value.round() if whole else value, dtype=entry.dtype)
         else:
             value = value if entry.dtype.is_floating_point else value.round()
             made[name] = value.to(entry.dtype, copy=True)

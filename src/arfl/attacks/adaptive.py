@@ -13,7 +13,7 @@ SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Shares of the parameters that the attackers try to move."""
 REACHES = (0.3, 0.99, 2.0, 4.0)
 """How far they try to move them, as multiples of the bound for the honest values alone."""
-PROBE = 4096
+PROBE = 1024
 """Parameters, evenly spaced, on which they try the rule."""
 
 
