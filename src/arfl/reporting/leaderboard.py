@@ -48,9 +48,7 @@ def ranks(scored: pd.DataFrame) -> pd.DataFrame:
         ``seconds_per_round`` of aggregation; ``n_seeds`` with all attacks. A rule with no such seed
         has no rank and comes last; one that diverged has the worst case minus infinity.
     """
-    by_seed = scored.pivot_table(
-        index="aggregator", columns=["seed", "attack"], values="score", dropna=False, sort=False
-    )
+    by_seed = scored.set_index(["aggregator", "seed", "attack"]).score.unstack(["seed", "attack"])
     # A seed counts for a rule if every attack has been run.
     worst = by_seed.T.groupby(level="seed").min().T
     whole = by_seed.notna().T.groupby(level="seed").all().T
@@ -64,7 +62,7 @@ def ranks(scored: pd.DataFrame) -> pd.DataFrame:
             "worst_high": worst.max(axis=1),
             "rank_low": seed_ranks.min(axis=1),
             "rank_high": seed_ranks.max(axis=1),
-            "worst_attack": _by_attack(scored).idxmin(axis=1),
+            "worst_attack": _by_attack(scored).dropna(how="all").idxmin(axis=1),
             "mean": by_seed.mean(axis=1),
             "seconds_per_round": (scored.seconds_aggregation / scored.n_rounds)
             .groupby(scored.aggregator)
@@ -78,7 +76,6 @@ def ranks(scored: pd.DataFrame) -> pd.DataFrame:
 
 def _by_attack(scored: pd.DataFrame) -> pd.DataFrame:
     """Mean score of each rule (rows) under each attack (columns)."""
-    # Not pivot_table, which drops a rule without any score.
     return scored.groupby(["aggregator", "attack"], sort=False).score.mean().unstack()
 
 
