@@ -28,6 +28,8 @@ localrules:
     download,
     plan,
     collect,
+    plan_beyond,
+    collect_beyond,
     claims,
     report,
 
@@ -41,6 +43,7 @@ wildcard_constraints:
     aggregator=one_of(GRID.aggregators, CHANGES),
     seed=r"\d{1,10}",
     target=r"[a-z0-9]+",
+    beyond=one_of(GRID.beyond),
 
 
 rule all:
@@ -65,6 +68,7 @@ include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/targets.smk"
+include: "workflow/rules/beyond.smk"
 
 
 if "{" in str(SOURCE):

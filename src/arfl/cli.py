@@ -114,11 +114,21 @@ def _parser() -> argparse.ArgumentParser:
     add = verb("plan", _plan, "Write down which cells each target needs.").add_argument
     add("--config", type=_json_object, required=True, help="JSON object, see config.yaml")
     add("--assumptions", type=Path, required=True, help="CSV: key, reason")
+    add("--beyond", action="store_true", help="the targets beyond the paper instead")
     add("--out", type=Path, required=True, help=".json file")
 
     add = verb("collect", _collect, "Gather a target's records into CSV.").add_argument
     add("--plan", type=Path, required=True)
     add("--target", required=True)
+    add("--out", type=Path, required=True, help="folder")
+
+    add = verb("check", _check, "Try an implementation of an aggregation rule.").add_argument
+    add("file", type=Path, help="Python file with a function from (K, N) models to one")
+    add("--function", help="its name; default: the only public one")
+    add("--reference", help="a rule of ours that it must equal")
+
+    add = verb("leaderboard", _leaderboard, "Rank rules by their worst case.").add_argument
+    add("--cells", type=Path, required=True, help="cells.csv of `collect`")
     add("--out", type=Path, required=True, help="folder")
 
     add = verb("confidence", _confidence, "Figure 2's curves, from the aggregator.").add_argument
@@ -233,7 +243,7 @@ def _restore(batches: Path, run_folder: Path, cells: bool) -> None:
     packed.restore(batches, run_folder, cells)
 
 
-def _plan(config: dict, assumptions: Path, out: Path) -> None:
+def _plan(config: dict, assumptions: Path, beyond: bool, out: Path) -> None:
     from arfl.files import write_json
     from arfl.grid import Grid
     from arfl.reporting.collect import read_csv
@@ -242,13 +252,25 @@ def _plan(config: dict, assumptions: Path, out: Path) -> None:
     reasons = read_csv(assumptions)
     # A user's configuration need not have every task and aggregator of ours.
     assumed = [row | {"value": grid.value(row["key"])} for row in reasons if grid.has(row["key"])]
-    write_json(out, grid.plan() | {"assumptions": assumed})
+    write_json(out, grid.plan(beyond) | {"assumptions": assumed})
 
 
 def _collect(plan: Path, target: str, out: Path) -> None:
     from arfl.reporting import collect
 
     collect.collect(plan, target, out)
+
+
+def _check(file: Path, function: str | None, reference: str | None) -> None:
+    from arfl import conformance
+
+    print(conformance.report(file, function, reference))
+
+
+def _leaderboard(cells: Path, out: Path) -> None:
+    from arfl.reporting import leaderboard
+
+    leaderboard.write(cells, out)
 
 
 def _table(collected: Path, target: str, paper: Path, out: Path) -> None:

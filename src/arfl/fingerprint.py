@@ -11,11 +11,14 @@ import functools
 import hashlib
 from pathlib import Path
 
+from arfl import libraries
 from arfl.errors import UserError
 
 _PACKAGE = Path(__file__).parent
 # These find, render or carry things; what they do cannot change a trained number.
-_OUTSIDE = frozenset({"arfl", "arfl.errors", "arfl.files", "arfl.record", "arfl.registry"})
+_OUTSIDE = frozenset(
+    {"arfl", "arfl.errors", "arfl.files", "arfl.libraries", "arfl.record", "arfl.registry"}
+)
 _BY_DIGEST = frozenset({"arfl.dataset", "arfl.partition"})
 """What these make enters a cell's record by a digest of its own."""
 _BY_TORCH = frozenset({"arfl.torch_training", "arfl.optimizers"})
@@ -175,11 +178,14 @@ def of_cell(network: str, attack_rule: str | None, aggregator_rule: str, device:
     Args:
         network: file of `arfl.networks`.
         attack_rule: file of `arfl.attacks`; None without an attack.
-        aggregator_rule: file of `arfl.aggregators`.
+        aggregator_rule: file of `arfl.aggregators`, or a name of `arfl.libraries`, whose installed
+            version then counts.
         device: "cpu" or "cuda"; kernels of the other do not count, nor does training by PyTorch
             where the network has a compiled one, which then runs (a record names its backends).
     """
-    own = [f"arfl.networks.{network}", f"arfl.aggregators.{aggregator_rule}"]
+    library, of_library, _ = aggregator_rule.partition("/")
+    rule = f"_{library}" if of_library else aggregator_rule
+    own = [f"arfl.networks.{network}", f"arfl.aggregators.{rule}"]
     if attack_rule is not None:
         own.append(f"arfl.attacks.{attack_rule}")
     if device == "cuda" and _file_of(f"arfl.kernels.{network}_gpu") is not None:
@@ -189,4 +195,8 @@ def of_cell(network: str, attack_rule: str | None, aggregator_rule: str, device:
     if device == "cpu" and _file_of(f"arfl.kernels.{network}_cpu") is not None:
         outside |= _BY_TORCH
     core = ("arfl.numerics", "arfl.federation")
-    return fingerprint(*core, *own, without=without, outside=outside)
+    code = fingerprint(*core, *own, without=without, outside=outside)
+    if not of_library:
+        return code
+    text = f"{code} {aggregator_rule} {libraries.version(library)}"
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

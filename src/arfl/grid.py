@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from arfl import registry
+from arfl import libraries, registry
 from arfl.errors import UserError
 from arfl.fingerprint import of_cell
 
@@ -231,7 +231,8 @@ class Grid:
         for name, task in self.tasks.items():
             self._check_task(task, f"tasks.{name}")
         # Unknown names in a target are mistakes to be told at once.
-        for part in {cell.part("task") for cell in self.cells.values()}:
+        further = (point.cell for points in self.beyond.values() for point in points)
+        for part in {cell.part("task") for cell in (*self.cells.values(), *further)}:
             self.task(part)
 
     @staticmethod
@@ -269,7 +270,7 @@ class Grid:
 
     @cached_property
     def _merged(self) -> dict:
-        keys = ("tasks", "attacks", "aggregators", "targets", "resources")
+        keys = ("tasks", "attacks", "aggregators", "targets", "beyond", "resources")
         merged = {key: self.config[key] for key in keys}
         merged = merge(merged, self.config["scales"][self.scale])
         return merge(merged, self.config["protocols"][self.config["protocol"]])
@@ -284,23 +285,40 @@ class Grid:
         """Aggregator name -> label, rule and options, in the order of the tables' rows."""
         return self._merged["aggregators"]
 
+    @property
+    def _usual(self) -> list[str]:
+        """The aggregators of panels that name none."""
+        return [n for n, entry in self.aggregators.items() if not entry.get("only_named", False)]
+
     @cached_property
     def points(self) -> dict[str, list[Point]]:
         """Target -> its points, in the order of the config."""
+        return self._points_of("targets")
+
+    @cached_property
+    def beyond(self) -> dict[str, list[Point]]:
+        """The same for the targets beyond the paper, which no report of the paper holds."""
+        return self._points_of("beyond")
+
+    def _points_of(self, section: str) -> dict[str, list[Point]]:
         return {
-            target: [point for panel in panels for point in self._panel(target, panel)]
-            for target, panels in self._merged["targets"].items()
+            target: [
+                point for panel in panels for point in self._panel(f"{section}.{target}", panel)
+            ]
+            for target, panels in self._merged[section].items()
         }
 
     def _panel(self, target: str, panel: Mapping) -> list[Point]:
-        where = f"config: targets.{target}"
+        where = f"config: {target}"
         task = _member(panel["task"], self.tasks, "task", where)
         _member(panel["attack"], self._merged["attacks"], "attack", where)
-        aggregators = panel.get("aggregators", self.aggregators)
+        aggregators = panel.get("aggregators", self._usual)
+        if aggregators == "all":
+            aggregators = self.aggregators
         for name in aggregators:
             _member(name, self.aggregators, "aggregator", where)
         dataset = panel.get("dataset", task["dataset"])
-        _check_file(dataset, "datasets", f"targets.{target}: dataset")
+        _check_file(dataset, "datasets", f"{target}: dataset")
         vary = panel.get("vary")
         if vary is not None:
             n_attackers = panel["n_attackers"][0]
@@ -384,7 +402,7 @@ class Grid:
 
     @cached_property
     def cells(self) -> dict[str, Cell]:
-        """Id -> cell, for every cell that any target needs."""
+        """Id -> cell, for every cell that any of the paper's targets needs."""
         return {point.cell.id: point.cell for points in self.points.values() for point in points}
 
     def cell(self, name: str) -> Cell:
@@ -535,10 +553,13 @@ class Grid:
             value = value[part]
         return value
 
-    def plan(self) -> dict:
+    def plan(self, beyond: bool = False) -> dict:
         """The run for those who only read records: every target's points and their records.
 
         A point's ``settings`` names an entry of the plan's ``settings``, which many points share.
+
+        Args:
+            beyond: whether the targets are those beyond the paper.
         """
         settings = {}
 
@@ -557,6 +578,7 @@ class Grid:
             "aggregators": {
                 name: {"label": entry.get("label", name)}
                 for name, entry in self.aggregators.items()
+                if beyond or name in self._usual
             },
             "targets": {
                 target: [
@@ -571,13 +593,19 @@ class Grid:
                     }
                     for point in points
                 ]
-                for target, points in self.points.items()
+                for target, points in (self.beyond if beyond else self.points).items()
             },
             "settings": settings,
         }
 
 
 def _check_file(name: str, folder: str, where: str) -> None:
+    if "/" in name:
+        try:
+            libraries.check(folder, name)
+        except UserError as error:
+            raise UserError(f"config: {where}: {error}") from None
+        return
     known = registry.names(folder)
     if name not in known:
         raise UserError(

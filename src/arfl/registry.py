@@ -12,6 +12,8 @@ folder          what its file defines                       contract
 `partitions`    a function decorated by ``@scheme``         `arfl.partition`
 ==============  ==========================================  ====================================
 
+A name with a slash is of another library, see `arfl.libraries`.
+
 Keyword-only parameters are the entry's options, those without a default are required. Files whose
 name starts with an underscore are shared parts and no entries. Nothing is imported before it is
 asked for, and this module needs the standard library alone.
@@ -24,6 +26,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from arfl import libraries
 from arfl.errors import UserError
 
 KINDS = {
@@ -88,8 +91,12 @@ def get(folder: str, name: str) -> Any:
     """The entry ``name`` of a folder of `KINDS`, imported if need be.
 
     Raises:
-        UserError: if there is no such file, or it does not define what its folder asks for.
+        UserError: if there is no such file, or it does not define what its folder asks for; or
+            the library that the name starts with is not installed.
     """
+    if "/" in name:
+        library, _ = libraries.split(folder, name)
+        return importlib.import_module(f"arfl.{folder}._{library}").entry(name)
     if name not in names(folder):
         raise unknown(KINDS[folder], name, names(folder))
     module = importlib.import_module(f"arfl.{folder}.{name}")

@@ -231,13 +231,13 @@ def test_gaussian_clients_train_honestly_and_have_no_success_rate():
 
 
 def test_every_attack_has_its_file():
-    assert registry.names("attacks") == ("backdoor", "gaussian", "label_flip")
+    assert set(registry.names("attacks")) >= {"backdoor", "gaussian", "label_flip"}
 
 
 @pytest.mark.parametrize(
     ("name", "meta", "options", "message"),
     [
-        ("sybil", GREY, {}, "unknown attack 'sybil'; known: backdoor, gaussian, label_flip"),
+        ("sybil", GREY, {}, "unknown attack 'sybil'; known: adaptive, alie, backdoor, "),
         ("gaussian", GREY, {"sigma": 1}, "gaussian has no option 'sigma'; its options: noise_std"),
         ("gaussian", GREY, {}, "gaussian on made needs the option 'noise_std'"),
         ("gaussian", GREY, {"meta": 1, "noise_std": 1}, "has no option 'meta'"),

@@ -1,0 +1,74 @@
+# Targets beyond the paper: their cells are trained by the same rule, and no report of the paper shows
+# them.
+
+
+def beyond_records(wildcards):
+    """The records of a target's cells; with `missing_cells: report`, those that exist."""
+    cells = [point.cell for point in GRID.beyond[wildcards.beyond]]
+    paths = sorted({GRID.record_path(cell) for cell in cells})
+    if config["missing_cells"] == "report":
+        paths = [path for path in paths if os.path.exists(path)]
+    return paths
+
+
+rule plan_beyond:
+    """Write down which cells the targets beyond the paper need."""
+    input:
+        assumptions="workflow/resources/assumptions.csv",
+    output:
+        "results/{run}/beyond/plan.json",
+    log:
+        "logs/{run}/beyond/plan.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        config=json.dumps(config),
+    shell:
+        "python -m arfl plan --beyond --config {params.config:q}"
+        " --assumptions {input.assumptions} --out {output} 2> {log}"
+
+
+rule collect_beyond:
+    """Gather such a target's records into tidy CSV."""
+    input:
+        records=beyond_records,
+        plan="results/{run}/beyond/plan.json",
+    output:
+        cells="results/{run}/beyond/{beyond}/cells.csv",
+    log:
+        "logs/{run}/beyond/collect/{beyond}.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        code=fingerprint("arfl.reporting.collect"),
+    shell:
+        "python -m arfl collect --plan {input.plan} --target {wildcards.beyond}"
+        " --out $(dirname {output.cells}) 2> {log}"
+
+
+rule ranks:
+    """Rules by their worst case over the attacks: table and heat map."""
+    input:
+        cells="results/{run}/beyond/leaderboard/cells.csv",
+    output:
+        csv="results/{run}/beyond/leaderboard/ranks.csv",
+        markdown="results/{run}/beyond/leaderboard/ranks.md",
+        png="results/{run}/beyond/leaderboard/heatmap.png",
+        pdf="results/{run}/beyond/leaderboard/heatmap.pdf",
+    log:
+        "logs/{run}/beyond/leaderboard.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        code=fingerprint("arfl.reporting.leaderboard"),
+    shell:
+        "python -m arfl leaderboard --cells {input.cells} --out $(dirname {output.csv}) 2> {log}"
+
+
+if "leaderboard" in GRID.beyond:
+
+    rule leaderboard:
+        """Train what the leaderboard lacks, and rank."""
+        input:
+            f"{RUN}/beyond/leaderboard/ranks.md",
+        localrule: True
