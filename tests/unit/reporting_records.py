@@ -9,6 +9,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from arfl.files import content_digest
+
 AGGREGATORS = {
     "fedavg": {"label": "FedAvg"},
     "median": {"label": "Median"},
@@ -26,10 +28,24 @@ STAND_INS = {
     "amazon": ("synthetic_reviews", "synthetic"),
     "loan": ("synthetic_loans", "synthetic"),
 }
+TASKS = {"mnist": "mnist_dirichlet", "cifar10": "cifar10_dirichlet", "loan": "loan_states"}
 ASSUMPTIONS = [
     {"key": "trimmed_mean.share", "value": 0.2, "reason": "the text is silent; released default"},
     {"key": "momentum", "value": 0.5, "reason": "the text is silent; released default"},
 ]
+
+
+def signed(record: dict) -> dict:
+    """A record whose digest fits its content."""
+    rest = {key: value for key, value in record.items() if key != "digest"}
+    return rest | {"digest": content_digest(rest)}
+
+
+def rewrite(path: Path, change: Callable[[dict], None]) -> None:
+    """Change a record as one who trained it differently would have written it."""
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(signed(record)))
 
 
 def final_accuracy(cell: dict, share: float) -> float:
@@ -49,9 +65,10 @@ class Experiment:
         noise: float = 0.004,
         accuracy: Callable[[dict, float], float] = final_accuracy,
         targets: tuple[str, ...] | None = None,
+        protocol: str = "paper",
     ):
         self.folder, self.scale, self.seeds, self.n_rounds = folder, scale, seeds, n_rounds
-        self.noise, self.accuracy = noise, accuracy
+        self.noise, self.accuracy, self.protocol = noise, accuracy, protocol
         self.run_dir = folder / "results" / scale
         self.plan_path = self.run_dir / "plan.json"
         self.paper_scale = scale == "paper"
@@ -67,12 +84,12 @@ class Experiment:
             "hyperparameters",
         )  # fmt: skip
 
-    def write(self) -> Path:
-        """Write the plan and all records; returns the plan's path."""
-        plan = {
+    def plan(self) -> dict:
+        """The plan as the pipeline writes it."""
+        return {
             "run": self.scale,
             "scale": self.scale,
-            "protocol": "paper",
+            "protocol": self.protocol,
             "seeds": list(self.seeds),
             "aggregators": AGGREGATORS,
             "assumptions": ASSUMPTIONS,
@@ -86,6 +103,10 @@ class Experiment:
                 for row in rows
             },
         }
+
+    def write(self) -> Path:
+        """Write the plan and all records; returns the plan's path."""
+        plan = self.plan()
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.plan_path.write_text(json.dumps(plan))
         for rows in self.targets.values():
@@ -119,8 +140,10 @@ class Experiment:
             }
             for number, rate in enumerate(rates, start=1)
         ]
-        return {
-            "format": 1,
+        content = {
+            "format": 2,
+            "partition": "ab" * 32,
+            "diverged": None,
             "cell": cell,
             "settings": self._settings(cell),
             "data": {
@@ -141,24 +164,26 @@ class Experiment:
             "provenance": {
                 "commit": "0123456789abcdef", "dirty": False, "fingerprint": "feedc0de",
                 "python": "3.11.2", "libraries": {"torch": "2.15.0", "numpy": "2.4.0"},
-                "device": "cpu", "device_name": "test machine", "threads": 1,
+                "device": "cpu", "device_name": "test machine", "threads": 1, "host_cpus": 2,
+                "backends": {"training": "torch", "aggregation": "numba"}, "resumed": 0,
                 "started": "2026-01-01T00:00:00Z", "command": "invented for the tests",
             },
         }  # fmt: skip
+        return signed(content)
 
     def _settings(self, cell: dict) -> dict:
         dataset = self.datasets[cell["id"]]
         name = dataset if self.paper_scale else STAND_INS[dataset][0]
         return {
             "scale": self.scale,
-            "protocol": "paper",
+            "protocol": self.protocol,
             "task": {
                 "dataset": name, "stands_for": dataset, "model": "cnn", "rounds": self.n_rounds,
                 "n_clients": self._n_clients(cell["task"]), "epochs": 2,
-                "partition": {"name": "iid"},
+                "partition": {"name": "iid"}, "data": name,
             },
             "attack": self._attack_settings(cell),
-            "aggregator": {"rule": cell["aggregator"], "options": {}},
+            "aggregator": {"rule": cell["aggregator"], "options": dict(cell["changes"]["aggregator"])},
         }  # fmt: skip
 
     def _rates(self, cell: dict, final: float, progress: float) -> dict:
@@ -205,15 +230,26 @@ class Experiment:
         return 100 if self.paper_scale else 20
 
     def _row(self, dataset, task, attack, aggregator, seed, share, x_name=None, x=None, panel="",
-             n_attackers=0, noise_std=None, variant=""):  # fmt: skip
+             n_attackers=0, of=None):  # fmt: skip
         clean = x_name in ("n_attackers", "noise_std") and x == 0
         attack = "none" if clean else attack
         n_attackers = 0 if clean else n_attackers
-        strength = f"{noise_std:g}" if noise_std and not clean else n_attackers
-        cell_id = f"{task}/{attack}/{strength}/{aggregator}{variant}/seed-{seed}"
+        changes = {"task": {}, "attack": {}, "aggregator": {}}
+        if of and not clean:
+            changes[of] = {x_name: x}
+        named = {
+            part: "".join(
+                f".{k}-{v}" if isinstance(v, str) else f".{k}-{v:g}" for k, v in changed.items()
+            )
+            for part, changed in changes.items()
+        }
+        cell_id = (
+            f"{task}/{attack}{named['attack']}/attackers-{n_attackers}/"
+            f"{aggregator}{named['aggregator']}/seed-{seed}"
+        )
         cell = {
             "id": cell_id, "task": task, "attack": attack, "n_attackers": n_attackers,
-            "noise_std": None if clean else noise_std, "aggregator": aggregator, "seed": seed,
+            "aggregator": aggregator, "seed": seed, "changes": changes,
         }  # fmt: skip
         self.shares[cell_id], self.datasets[cell_id] = (0.0 if clean else share), dataset
         return {
@@ -225,7 +261,7 @@ class Experiment:
         return [
             self._row(
                 dataset, task, attack, aggregator, seed, i / (len(xs) - 1), x_name, x,
-                n_attackers=n_attackers or x, noise_std=x if x_name == "noise_std" else None,
+                n_attackers=n_attackers or x, of="attack" if x_name == "noise_std" else None,
             )
             for aggregator in AGGREGATORS
             for i, x in enumerate(xs)
@@ -234,7 +270,7 @@ class Experiment:
 
     def _backdoors(self, dataset):
         return [
-            self._row(dataset, f"{dataset}_backdoor", attack, aggregator, seed, 0.5,
+            self._row(dataset, TASKS[dataset], attack, aggregator, seed, 0.5,
                       panel=f"{dataset}/{attack}", n_attackers=1)
             for attack in ("backdoor_naive", "backdoor_replacement")
             for aggregator in AGGREGATORS
@@ -246,10 +282,10 @@ class Experiment:
         return self._sweep("mnist", "mnist_shards", "label_flip", "n_attackers", xs)
 
     def _table1(self):
-        return self._sweep("cifar10", "cifar10_flip", "label_flip", "n_attackers", range(5))
+        return self._sweep("cifar10", "cifar10_dirichlet", "label_flip", "n_attackers", range(5))
 
     def _table2(self):
-        return self._sweep("amazon", "amazon_flip", "all_label_flip", "n_attackers", range(5))
+        return self._sweep("amazon", "amazon_iid", "label_flip", "n_attackers", range(5))
 
     def _table3(self):
         return self._backdoors("mnist") + self._backdoors("cifar10")
@@ -272,7 +308,7 @@ class Experiment:
         }
         return [
             self._row("mnist", "mnist_shards", "label_flip", rule, seed,
-                      0.5, name, x, panel=name, n_attackers=2, variant=f"-{name}-{x}")
+                      0.5, name, x, panel=name, n_attackers=2, of="aggregator")
             for name, (rule, xs) in values.items()
             for x in xs
             for seed in self.seeds

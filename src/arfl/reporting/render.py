@@ -1,10 +1,12 @@
-"""Every table, figure, the claims and the report again, from collected CSV alone."""
+"""Every table, figure, the claims and the report again, from collected files alone."""
 
 import os
 from pathlib import Path
 
 from arfl.errors import UserError
-from arfl.reporting import claims, figures, report, tables
+from arfl.files import read_json
+from arfl.reporting import claims, figures, report, tables, targets
+from arfl.reporting.frames import MANIFEST
 
 
 def render(
@@ -15,20 +17,39 @@ def render(
     Args:
         run_folder: holds ``plan.json`` and ``collected/<target>/``.
         paper_dir: the paper's numbers and claims.
-        out: folder for ``tables/``, ``figures/``, ``claims.csv``, ``claims.md``, ``report.html``.
+        out: folder for ``tables/``, ``figures/``, ``claims.csv .md .json`` and ``report.html``;
+            the ledgers of other runs in the folder above it are set beside this one's.
 
     Raises:
         UserError: if nothing has been collected there.
     """
-    run_folder, out = Path(run_folder), Path(out)
-    collected = sorted(folder for folder in run_folder.glob("collected/*") if folder.is_dir())
-    if not collected:
-        raise UserError(f"{run_folder}/collected holds nothing; run `collect` or name another run")
-    for folder in collected:
-        if folder.name in tables.TARGETS:
-            tables.write(folder, folder.name, paper_dir, out / "tables" / folder.name)
-        if folder.name in figures.TARGETS:
-            figures.draw(folder, folder.name, paper_dir, out / "figures" / folder.name)
-    with_cells = [folder for folder in collected if (folder / "cells.csv").exists()]
-    claims.evaluate(with_cells, paper_dir, out / "claims")
-    report.write(run_folder, run_folder / "plan.json", paper_dir, out / "report.html")
+    out, collected = Path(out), Path(run_folder) / "collected"
+    manifests = sorted(collected.glob(f"*/{MANIFEST}"))
+    if not manifests:
+        raise UserError(f"{collected} holds nothing; run `collect` or name another run")
+    drawn, tabled = [], []
+    for target in targets.of_plan(read_json(Path(run_folder) / "plan.json")).values():
+        source = collected / target.folder / (target.study or MANIFEST)
+        if not source.exists():
+            continue
+        prefix = out / "figures" / target.name
+        figures.draw(source, target, paper_dir, prefix)
+        drawn += [f"{prefix}.svg", f"{prefix}.json"]
+        if target.by_round:
+            figures.draw_rounds(source, target, f"{prefix}.rounds")
+            drawn += [f"{prefix}.rounds.svg", f"{prefix}.rounds.json"]
+        if target.table:
+            tables.write(source, target, paper_dir, out / "tables" / target.name)
+            tabled.append(out / "tables" / f"{target.name}.json")
+    own = [path for path in manifests if path.parent.name != targets.ALL]
+    theory = collected / "theory" / targets.STUDIES["theory"].study
+    claims.evaluate(own, paper_dir, out / "claims", theory if theory.exists() else None)
+    report.write(
+        Path(run_folder) / "plan.json",
+        manifests,
+        out / "claims.json",
+        out / "report.html",
+        tabled,
+        drawn,
+        sorted(set(out.parent.glob("*/claims.json")) - {out / "claims.json"}),
+    )
