@@ -48,8 +48,8 @@ $(STAMP): requirements.lock pyproject.toml
 	fi && \
 	VIRTUAL_ENV=$(VENV) "$$uv" pip sync --quiet --compile-bytecode --require-hashes requirements.lock && \
 	VIRTUAL_ENV=$(VENV) "$$uv" pip install --quiet --no-deps --editable .
-	@# The CNN's kernels, and aggregation's for 10 and 100 clients; others are compiled when first met.
-	@$(BIN)/python -c 'from arfl import aggregators, models; models.compile_kernels(); aggregators.compile_kernels((10, 100))'
+	@# Kernels of training, and of aggregating 10 and 100 clients; others are compiled when first met.
+	@$(BIN)/python -c 'from arfl import aggregators; from arfl.kernels import cnn_cpu, fasttext_cpu, loannet_cpu; cnn_cpu.compile_kernels(); loannet_cpu.compile_kernels(); fasttext_cpu.compile_kernels(); aggregators.compile_kernels((10, 100))'
 	@rm -f $(VENV)/.installed-* && touch $@
 
 clean-env:

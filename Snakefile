@@ -13,6 +13,7 @@ configfile: "config.yaml"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/start.smk"
 include: "workflow/rules/inputs.smk"
 
 
@@ -29,12 +30,12 @@ localrules:
 
 wildcard_constraints:
     run=re.escape(GRID.run),
-    dataset=one_of(rules_in("datasets")),
-    task=one_of(GRID.tasks),
-    attack=one_of([NO_ATTACK, *GRID.config["attacks"]]),
-    level=r"attackers-\d+(-noise-\d+(\.\d+)?)?",
-    variant=one_of(sorted({cell.variant for cell in GRID.cells.values()})),
-    seed=r"\d+",
+    dataset=one_of(registry.names("datasets")),
+    task=one_of(GRID.tasks, CHANGES),
+    attack=one_of([NO_ATTACK, *GRID.config["attacks"]], CHANGES),
+    n_attackers=r"\d{1,9}",
+    aggregator=one_of(GRID.aggregators, CHANGES),
+    seed=r"\d{1,10}",
     target=r"[a-z0-9]+",
 
 
@@ -60,3 +61,7 @@ include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/targets.smk"
+
+
+if "{" in str(SOURCE):
+    escape_environments()

@@ -1,11 +1,12 @@
-"""Local training of the CNN on a CPU: the lane kernels beside PyTorch's convolutions.
+"""Local training on a CPU: the project's kernels beside PyTorch's own operations.
 
-    python benchmarks/training.py [--threads 1]
+    python benchmarks/training.py
 
-Both versions train the same clients on random images of MNIST's size, in turn in one process: 20
-clients of 600 images for one epoch, in batches of the sizes that the paper uses (128 and 64) and
-of a small one. Prints images per second and their ratio, the best of five turns, and how far apart
-the trained models end. PyTorch's version gets the block of clients that is best for it.
+The CNN: 20 clients of 600 random images of MNIST's size for one epoch, in batches of the sizes that
+the paper uses (128 and 64) and of a small one. fastText at the paper's sizes: one client, 25,000
+words, 100 dimensions, batches of 64 texts of up to 256 tokens drawn by Zipf's law. Both versions
+train the same batches, in turn in one process, on one thread. Prints samples per second and their
+ratio, the best of the turns, and how far apart the trained models end.
 """
 
 import argparse
@@ -15,59 +16,76 @@ import machine
 import numpy as np
 import torch
 
-from arfl import models
-from arfl.attacks import Attack
+from arfl import network
+from arfl.attack import Attack
 from arfl.device_data import DeviceData
-from arfl.local_training import Client, LocalSettings, train_clients
+from arfl.local_training import Client, LocalSettings, LocalTraining
 
-CLIENTS, SAMPLES, TURNS = 20, 600, 5
+CLIENTS, IMAGES, TEXTS, WORDS, LENGTH, TURNS = 20, 600, 4_300, 25_000, 256, 3
 
 
-class RandomImages:
+class RandomSamples:
     """As much of a prepared dataset as training looks at."""
 
-    def __init__(self, rng):
-        self.train_x = rng.integers(0, 256, (CLIENTS * SAMPLES, 1, 28, 28), dtype=np.uint8)
-        self.train_y = rng.integers(0, 10, CLIENTS * SAMPLES)
+    def __init__(self, x, n_classes, normalisation=None, vocabulary_size=None):
+        self.train_x = x
+        self.train_y = np.random.default_rng(1).integers(0, n_classes, len(x))
         self.test_x, self.test_y = self.train_x[:1], self.train_y[:1]
-        self.meta = {"normalisation": {"mean": [0.1307], "std": [0.3081]}}
+        self.meta = {
+            "name": "random",
+            "n_classes": n_classes,
+            "normalisation": normalisation,
+            "vocabulary_size": vocabulary_size,
+            "arrays": {"train_x": {"shape": list(x.shape)}},
+        }
+
+
+def random_texts(rng, shortest):
+    chances = 1 / np.arange(1, WORDS + 1)
+    x = rng.choice(WORDS, (TEXTS, LENGTH), p=chances / chances.sum()).astype(np.int16)
+    lengths = rng.integers(shortest, LENGTH + 1, (TEXTS, 1))
+    return np.where(np.arange(LENGTH) < lengths, x, np.int16(-1))
+
+
+def compare(title, name, samples, clients, settings):
+    data = DeviceData(samples, torch.device("cpu"))
+    best, ends = {}, {}
+    for _ in range(TURNS):
+        for version in ("PyTorch", "kernels"):
+            made = network.make(name, samples.meta)
+            if version == "PyTorch":
+                made.compiled = lambda: None
+            start = made.initial(torch.Generator().manual_seed(0))
+            training = LocalTraining(made, data, settings, Attack(), 1, clients[0].lr)
+            begin = time.perf_counter()
+            ends[version] = training.train(start, clients, 1, "models")
+            speed = len(samples.train_x) / (time.perf_counter() - begin)
+            best[version] = max(best.get(version, 0.0), speed)
+    distance = float((ends["PyTorch"] - ends["kernels"]).abs().max())
+    print(
+        f"{title}: PyTorch {best['PyTorch']:7,.0f}/s, kernels {best['kernels']:7,.0f}/s, "
+        f"ratio {best['kernels'] / best['PyTorch']:.1f}; models differ by {distance:.1g} at most"
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    print(machine.describe(arguments.threads))
-    data = DeviceData(RandomImages(np.random.default_rng(0)), torch.device("cpu"))
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    torch.set_num_threads(1)
+    print(machine.describe(1))
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (CLIENTS * IMAGES, 1, 28, 28), dtype=np.uint8)
+    images = RandomSamples(pixels, 10, {"mean": [0.1307], "std": [0.3081]})
     clients = [
-        Client(k, np.arange(k * SAMPLES, (k + 1) * SAMPLES), epochs=1, lr=0.01, poisoned=False)
+        Client(k, np.arange(k * IMAGES, (k + 1) * IMAGES), epochs=1, lr=0.01)
         for k in range(CLIENTS)
     ]
-    start = models.Cnn(10).initial(torch.Generator().manual_seed(0))
-
-    def train(batch_size, lanes, samples_at_once=None):
-        model = models.Cnn(10, lanes=lanes)
-        if samples_at_once is not None:
-            model.samples_at_once_cpu = samples_at_once
-        settings = LocalSettings("sgd", 0.5, batch_size, None)
-        begin = time.perf_counter()
-        trained = train_clients(model, data, start, clients, settings, Attack(), 1, 1)
-        return CLIENTS * SAMPLES / (time.perf_counter() - begin), trained
-
     for batch_size in (128, 64, 8):
-        ours, theirs = 0.0, 0.0
-        for _ in range(TURNS):
-            speed, with_lanes = train(batch_size, lanes=True)
-            ours = max(ours, speed)
-            for at_once in (batch_size, 128):
-                speed, with_torch = train(batch_size, lanes=False, samples_at_once=at_once)
-                theirs = max(theirs, speed)
-        distance = float((with_lanes - with_torch).abs().max())
-        print(
-            f"batch {batch_size:3d}: PyTorch {theirs:7,.0f} images/s, lanes {ours:7,.0f} images/s, "
-            f"ratio {ours / theirs:.1f}; models differ by {distance:.1g} at most"
-        )
+        settings = LocalSettings("sgd", 0.5, batch_size)
+        compare(f"CNN, batch {batch_size:3d}, images", "cnn", images, clients, settings)
+    for shortest, what in ((LENGTH, "full texts"), (1, "texts of 1 to 256 tokens")):
+        texts = RandomSamples(random_texts(rng, shortest), 2, vocabulary_size=WORDS)
+        client = Client(0, np.arange(TEXTS), epochs=1, lr=0.05)
+        compare(f"fastText, {what}", "fasttext", texts, [client], LocalSettings("adam", 0.0, 64))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ PyTorch.
 import argparse
 import json
 import logging
-import os
 import shlex
 import signal
 import sys
@@ -30,8 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     options = vars(_parser().parse_args(arguments))
     run = options.pop("run")
-    # Snakemake stops jobs by SIGTERM: leave as after Ctrl-C, with temporary files removed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Snakemake stops jobs by SIGTERM, SLURM announces a time limit by SIGUSR1 where asked to: leave
+    # as after Ctrl-C, with temporary files removed and the state saved.
+    for stop in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(stop, signal.default_int_handler)
     given = sys.argv[1:] if arguments is None else arguments
     logging.info("$ %s", shlex.join(["python", "-m", "arfl", *given]))
     try:
@@ -71,16 +72,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--dataset", required=True)
     add("--sources", type=Path, required=True, help="table of files, URLs and checksums")
     add("--mirror", default="", help="folder to use instead of the network")
-    add("--out", type=Path, required=True, help="raw folder of the dataset")
+    add("--out", type=Path, required=True, help="fetched.json in the dataset's raw folder")
 
     add = verb("prepare", _prepare, "Turn fetched files into tensors on disk.").add_argument
     add("--dataset", required=True)
-    add("--raw", type=Path, required=True)
+    add("--fetched", type=Path, required=True, help="fetched.json of the dataset")
     add("--options", type=_json_object, default={}, help="JSON object")
-    add("--out", type=Path, required=True, help="prepared folder of the dataset")
+    add("--out", type=Path, required=True, help="meta.json in the dataset's prepared folder")
 
     add = verb("partition", _partition, "Divide a dataset among participants.").add_argument
-    add("--data", type=Path, required=True, help="prepared folder")
+    add("--data", type=Path, required=True, help="meta.json of the prepared data")
     add("--scheme", type=_json_object, required=True, help="JSON object")
     add("--n-clients", type=int, help="default: as many as the scheme has")
     add("--seed", type=int, required=True)
@@ -90,11 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     add = verb("train", _train, "Train one cell and write its record.").add_argument
     add("--cell", type=_json_object, required=True, help="JSON object that names the cell")
     add("--settings", type=_json_object, required=True, help="JSON object: `settings` of a record")
-    add("--data", type=Path, required=True, help="prepared folder")
+    add("--data", type=Path, required=True, help="meta.json of the prepared data")
     add("--partition", type=Path, required=True, help=".npz file")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    add("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    add("--fingerprint", default="", help="of the numeric code; recorded")
+    add("--checkpoint-minutes", type=float, default=5, help="how often the state is saved")
+    add("--kept", type=Path, required=True, help=".json file: a second copy, taken up again")
     add("--out", type=Path, required=True, help=".json file")
 
     add = verb("plan", _plan, "Write down which cells each target needs.").add_argument
@@ -114,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help=".csv file")
 
     add = verb("trigger", _trigger, "Figure 5's image, with and without the trigger.").add_argument
-    add("--data", type=Path, required=True, help="prepared folder of images")
+    add("--data", type=Path, required=True, help="meta.json of prepared images")
     add("--options", type=_json_object, required=True, help="JSON object: the backdoor's")
     add("--out", type=Path, required=True, help=".npz file")
 
@@ -158,15 +159,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _download(dataset: str, sources: Path, mirror: str, out: Path) -> None:
-    from arfl import datasets
+    from arfl import dataset as datasets
 
-    datasets.fetch(dataset, out, sources, mirror or None)
+    datasets.fetch(dataset, out.parent, sources, mirror or None)
 
 
-def _prepare(dataset: str, raw: Path, options: dict, out: Path) -> None:
-    from arfl import datasets
+def _prepare(dataset: str, fetched: Path, options: dict, out: Path) -> None:
+    from arfl import dataset as datasets
 
-    prepared = datasets.prepare(dataset, raw, out, **options)
+    prepared = datasets.prepare(dataset, fetched.parent, out.parent, **options)
     logging.info(
         "%s: %d training and %d test samples (%s)",
         dataset,
@@ -179,71 +180,20 @@ def _prepare(dataset: str, raw: Path, options: dict, out: Path) -> None:
 def _partition(
     data: Path, scheme: dict, n_clients: int | None, seed: int, out: Path, picture: Path
 ) -> None:
-    from arfl import datasets, partition
+    from arfl import dataset as datasets
+    from arfl import partition
+    from arfl.reporting import partition_picture
 
-    # Once per partition, so that a damaged disk is noticed, and not in every training job.
-    dataset = datasets.load(data, verify=True)
+    dataset = datasets.load(data.parent, verify=True)
     made = partition.make(dataset, scheme, n_clients, seed)
-    partition.plot(made, dataset.class_names, picture)
+    partition_picture.draw(made.class_counts, made.description, dataset.class_names, picture)
     made.save(out)
 
 
-def _choose_device(name: str):
-    import torch
+def _train(**arguments: object) -> None:
+    from arfl import cell
 
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "device is cuda, but PyTorch finds no usable GPU here; run on a node with one, or set "
-            "device to cpu or auto"
-        )
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def _train(
-    cell: dict,
-    settings: dict,
-    data: Path,
-    partition: Path,
-    device: str,
-    threads: int,
-    fingerprint: str,
-    out: Path,
-) -> None:
-    # cuBLAS is deterministic only with a workspace of fixed size, which it reads at its start.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    import torch
-
-    from arfl import datasets, federation, record
-    from arfl import partition as partitions
-    from arfl.progress import Progress
-
-    torch.set_num_threads(threads)
-    chosen = _choose_device(device)
-    if chosen.type == "cuda":
-        # Where CUDA has a deterministic form, use it: the same cell gives the same record.
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = False
-    dataset = datasets.load(data)
-    divided = partitions.load(partition, dataset)
-    origin = record.provenance(
-        chosen.type,
-        torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else None,
-        threads,
-        fingerprint,
-    )
-    trained = federation.run(
-        settings,
-        cell["n_attackers"],
-        cell["seed"],
-        dataset,
-        divided,
-        chosen,
-        Progress(cell["id"], settings["task"]["rounds"]),
-    )
-    described = record.describe_data(dataset.meta, settings["task"]["dataset"])
-    record.write(out, cell, settings, described, trained, origin)
+    cell.train(**arguments)
 
 
 def _plan(config: dict, assumptions: Path, out: Path) -> None:
@@ -315,7 +265,7 @@ def _theory(out: Path) -> None:
 def _trigger(data: Path, options: dict, out: Path) -> None:
     from arfl.studies import trigger
 
-    trigger.write(data, options, out)
+    trigger.write(data.parent, options, out)
 
 
 def _claims(collected: list[Path], theory: Path | None, paper: Path, out: Path) -> None:

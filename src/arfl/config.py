@@ -1,8 +1,9 @@
 """Checks the configuration against its schema, with one message for the first mistake."""
 
 import difflib
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jsonschema
 import yaml
@@ -22,12 +23,24 @@ def check(config: Mapping, schema_path: str | os.PathLike) -> None:
     """
     with open(schema_path, encoding="utf-8") as stream:
         schema = yaml.safe_load(stream)
+    for where, value in _leaves(config):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"config: {where}: {value} is not a finite number")
+    _validate(dict(config), schema, ())
+    for where, option, value in _varied(config):
+        known = schema["$defs"]["tasks"]["additionalProperties"]["properties"]
+        # What is no key of a task may be an option of its partition; the grid knows.
+        if option in known:
+            _validate(value, {"$defs": schema["$defs"]} | known[option], where)
+
+
+def _validate(value: object, schema: Mapping, path: tuple) -> None:
     error = jsonschema.exceptions.best_match(
-        jsonschema.Draft202012Validator(schema).iter_errors(dict(config))
+        jsonschema.Draft202012Validator(schema).iter_errors(value)
     )
     if error is None:
         return
-    where = ".".join(str(part) for part in error.absolute_path)
+    where = ".".join(str(part) for part in (*path, *error.absolute_path))
     if error.validator == "additionalProperties":
         known = sorted(error.schema.get("properties", ()))
         for key in error.instance:
@@ -36,4 +49,47 @@ def check(config: Mapping, schema_path: str | os.PathLike) -> None:
                 hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
                 prefix = f"{where}." if where else ""
                 raise UserError(f"config: unknown key {prefix}{key}; {hint}")
-    raise UserError(f"config: {where or 'top level'}: {error.message}")
+    raise UserError(f"config: {where or 'top level'}: {error.message}{_hint(error.instance)}")
+
+
+def _hint(value: object) -> str:
+    """How to write a number that YAML reads as text."""
+    if not isinstance(value, str) or "e" not in value.lower():
+        return ""
+    try:
+        number = float(value)
+    except ValueError:
+        return ""
+    # YAML 1.1 wants a point and a sign.
+    mantissa, _, exponent = repr(number).partition("e")
+    point = mantissa if "." in mantissa else f"{mantissa}.0"
+    written = f"{point}e{exponent}" if exponent else point
+    return f"; write the number as {written}" if math.isfinite(number) else ""
+
+
+def _leaves(value: object, where: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted key and value of everything that is no mapping and no list."""
+    if isinstance(value, Mapping):
+        inner = value.items()
+    elif isinstance(value, list | tuple):
+        inner = enumerate(value)
+    else:
+        yield where, value
+        return
+    for key, part in inner:
+        yield from _leaves(part, f"{where}.{key}" if where else str(key))
+
+
+def _varied(config: Mapping) -> Iterator[tuple[tuple, str, object]]:
+    """Place, option and value of each sweep over an option of a task."""
+    changes = [((), config)]
+    for kind in ("scales", "protocols"):
+        changes += [((kind, name), change) for name, change in config[kind].items()]
+    for place, change in changes:
+        for target, panels in change.get("targets", {}).items():
+            for number, panel in enumerate(panels):
+                vary = panel.get("vary", {})
+                if vary.get("of") == "task":
+                    where = (*place, "targets", target, number, "vary", "values")
+                    for index, value in enumerate(vary["values"]):
+                        yield (*where, index), vary["option"], value

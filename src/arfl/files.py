@@ -60,9 +60,9 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | os.PathLike, value: object) -> None:
+def write_json(path: str | os.PathLike, value: object, indent: int | None = 1) -> None:
     """Write ``value`` to ``path`` atomically as JSON; NaN and infinity are refused."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
 
 
 def read_json(path: str | os.PathLike) -> object:
@@ -71,7 +71,8 @@ def read_json(path: str | os.PathLike) -> object:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run the step that makes it first") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    # Not only JSONDecodeError: a number of thousands of digits, or brackets without end.
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); delete it and run again") from None
 
 

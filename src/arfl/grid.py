@@ -7,19 +7,25 @@ again.
 import copy
 import hashlib
 import json
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from arfl import registry
 from arfl.errors import UserError
 from arfl.fingerprint import of_cell
 
 SCALES = ("quick", "reduced", "paper")
 PROTOCOLS = ("paper", "released")
 NO_ATTACK = "none"
+LARGEST_SEED = 2**32 - 1
+CHANGES = r"(?:\.[a-z][a-z0-9_]*-[A-Za-z0-9_-][A-Za-z0-9_.-]*)?"
+"""Regular expression of what follows a name in a path where options of it are changed."""
+
 _NEEDED = {
     "aggregators": ("rule",),
     "attacks": ("rule", "training"),
@@ -29,7 +35,9 @@ _NEEDED = {
         "model",
         "n_clients",
         "clients_per_round",
+        "client_sampling",
         "attackers_every_round",
+        "min_source_share",
         "partition",
         "rounds",
         "epochs",
@@ -43,13 +51,67 @@ _NEEDED = {
         "max_batches_per_epoch",
     ),
 }
+# What a task says about attacks and aggregators: theirs to be swept, not the task's.
+_OF_OTHERS = ("attacks", "attack_training", "aggregators")
+# How attackers train where nothing is said, and which options of an attack are its training's.
+_TRAINING = {"epoch_factor": 1, "lr_factor": 1, "inactive": "honest"}
 _CELL_ID = re.compile(
-    r"(?P<task>\w+)/(?P<attack>\w+)/attackers-(?P<n_attackers>\d+)(-noise-(?P<noise_std>\d+(\.\d+)?))?"
-    r"/(?P<aggregator>\w+)/seed-(?P<seed>\d+)"
+    r"(?P<task>[^/]+)/(?P<attack>[^/]+)/attackers-(?P<n_attackers>\d{1,9})"
+    r"/(?P<aggregator>[^/]+)/seed-(?P<seed>\d{1,10})"
 )
+_CHANGE = re.compile(r"\.([a-z][a-z0-9_]*)-(.+?)(?=\.[a-z][a-z0-9_]*-|$)")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?(e-?\d+)?")
+_WORDS = {"true": True, "false": False, "null": None}
+
+Value = bool | int | float | str | None
 
 
-@dataclass(frozen=True, order=True)
+def value_text(value: Value) -> str:
+    """An option's value as it stands in a path: of letters, digits, ``_``, ``.`` and ``-`` only.
+
+    Equal numbers have one text and different values different ones, so that a cell has one name.
+
+    >>> [value_text(value) for value in (1.0, 1e-7, -0.25, True, None, "frozen")]
+    ['1', '1e-7', '-0.25', 'true', 'null', 'frozen']
+
+    Raises:
+        UserError: for text that could be taken for something else or does not belong in a path.
+    """
+    for word, meant in _WORDS.items():
+        if value is meant:
+            return word
+    if isinstance(value, str):
+        if value in _WORDS or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", value):
+            raise UserError(
+                f"config: {value!r} cannot be swept over, since it would stand in a path; use a "
+                "number, true, false, null or a word of letters, digits and _"
+            )
+        return value
+    try:
+        number = float(value) + 0.0  # which has no negative zero
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise UserError(f"config: {value!r} cannot be swept over; use finite numbers")
+    if isinstance(value, int) and int(number) != value:
+        return str(value)
+    return re.sub(r"e([+-]?)0*(\d)", r"e\1\2", repr(number).removesuffix(".0")).replace("e+", "e")
+
+
+def text_value(text: str) -> Value:
+    """The value whose `value_text` is ``text``; whole numbers are integers.
+
+    >>> [text_value(text) for text in ("1", "1e-7", "-0.25", "true", "null", "frozen")]
+    [1, 1e-07, -0.25, True, None, 'frozen']
+    """
+    if text in _WORDS:
+        return _WORDS[text]
+    if _NUMBER.fullmatch(text):
+        return int(text) if text.lstrip("-").isdecimal() else float(text)
+    return text
+
+
+@dataclass(frozen=True)
 class Cell:
     """One training run; everything else about it follows from these fields and the config.
 
@@ -57,40 +119,35 @@ class Cell:
         task: name in ``tasks``.
         attack: name in ``attacks``, or "none".
         n_attackers: 0 exactly without an attack.
-        noise_std: level of the Gaussian attack, else None.
         aggregator: name in ``aggregators``.
-        options: aggregator options that differ from the configured ones, as sorted pairs.
         seed: the cell's seed.
+        changes: options that differ from the configuration, as sorted triples: of what ("task",
+            "attack" or "aggregator"), which option, and its value as `value_text` writes it.
     """
 
     task: str
     attack: str
     n_attackers: int
-    noise_std: float | None
     aggregator: str
-    options: tuple[tuple[str, float | str], ...]
     seed: int
+    changes: tuple[tuple[str, str, str], ...] = ()
 
-    @property
-    def level(self) -> str:
-        """Path component that tells how strong the attack is."""
-        if self.noise_std is None:
-            return f"attackers-{self.n_attackers}"
-        return f"attackers-{self.n_attackers}-noise-{self.noise_std:g}"
+    def changed(self, of: str) -> dict[str, Value]:
+        """Option -> value, for the changed options of "task", "attack" or "aggregator"."""
+        return {option: text_value(text) for what, option, text in self.changes if what == of}
 
-    @property
-    def variant(self) -> str:
-        """Path component that names the aggregator and its changed options."""
-        changes = (
-            f"{key}-{value}" if isinstance(value, str) else f"{key}-{value:g}"
-            for key, value in self.options
-        )
-        return ".".join([self.aggregator, *changes])
+    def part(self, of: str) -> str:
+        """Path component that names the task, attack or aggregator and its changed options."""
+        changes = (f"{option}-{text}" for what, option, text in self.changes if what == of)
+        return ".".join([getattr(self, of), *changes])
 
     @property
     def id(self) -> str:
         """The cell's name, unique in its run."""
-        return f"{self.task}/{self.attack}/{self.level}/{self.variant}/seed-{self.seed}"
+        return (
+            f"{self.part('task')}/{self.part('attack')}/attackers-{self.n_attackers}"
+            f"/{self.part('aggregator')}/seed-{self.seed}"
+        )
 
     def describe(self) -> dict:
         """The cell as a record and the plan hold it."""
@@ -99,10 +156,9 @@ class Cell:
             "task": self.task,
             "attack": self.attack,
             "n_attackers": self.n_attackers,
-            "noise_std": self.noise_std,
             "aggregator": self.aggregator,
-            "options": dict(self.options),
             "seed": self.seed,
+            "changes": {of: self.changed(of) for of in ("task", "attack", "aggregator")},
         }
 
 
@@ -112,7 +168,7 @@ class Point:
 
     panel: str
     x_name: str | None
-    x: float | str | None
+    x: Value
     dataset: str
     cell: Cell
 
@@ -138,10 +194,13 @@ def _member(name: str, known: Mapping, what: str, where: str):
     return known[name]
 
 
-def rules(package: str) -> tuple[str, ...]:
-    """Rules of ``aggregators``, ``attacks`` or ``datasets``: one file each, none imported."""
-    folder = Path(__file__).parent / package
-    return tuple(sorted(file.stem for file in folder.glob("[!_]*.py")))
+def _parts(component: str) -> tuple[str, dict[str, Value]]:
+    """Name and changed options of a component of a path; the inverse of `Cell.part`."""
+    name, dot, rest = component.partition(".")
+    found = list(_CHANGE.finditer(dot + rest))
+    if "".join(match.group() for match in found) != dot + rest:
+        raise UserError(f"{component} does not read name.option-value; see docs/records.md")
+    return name, {match[1]: text_value(match[2]) for match in found}
 
 
 @dataclass(frozen=True)
@@ -162,19 +221,29 @@ class Grid:
                         raise UserError(f"config: {package}.{name} lacks {key}")
         for package in ("aggregators", "attacks"):
             for name, entry in self._merged[package].items():
-                if entry["rule"] not in rules(package):
-                    raise UserError(
-                        f"config: {package}.{name}.rule is {entry['rule']!r}, but "
-                        f"src/arfl/{package} has {', '.join(rules(package))}; correct the name "
-                        "or add the file"
-                    )
+                _check_file(entry["rule"], package, f"{package}.{name}.rule")
         for name, task in self.tasks.items():
-            if task["data"] not in rules("datasets"):
-                raise UserError(
-                    f"config: tasks.{name}.data is {task['data']!r}, but src/arfl/datasets has "
-                    f"{', '.join(rules('datasets'))}"
-                )
-        self.points  # noqa: B018  unknown names in a target are mistakes to be told at once
+            self._check_task(task, f"tasks.{name}")
+        # Unknown names in a target are mistakes to be told at once.
+        for part in {cell.part("task") for cell in self.cells.values()}:
+            self.task(part)
+
+    @staticmethod
+    def _check_task(task: Mapping, where: str) -> None:
+        for key, folder in (("dataset", "datasets"), ("data", "datasets"), ("model", "networks")):
+            _check_file(task[key], folder, f"{where}.{key}")
+        scheme = task["partition"]["name"]
+        _check_file(scheme, "partitions", f"{where}.partition.name")
+        if task["min_source_share"] is not None and scheme != "label_shards":
+            raise UserError(
+                f"config: {where}.min_source_share is a share of a shard, but the partition is "
+                f"{scheme}; set it to null"
+            )
+        if task["client_sampling"] == "fixed" and task["clients_per_round"] is None:
+            raise UserError(
+                f"config: {where}.client_sampling is fixed, but all participants train; set "
+                "clients_per_round or each_round"
+            )
 
     @property
     def scale(self) -> str:
@@ -221,49 +290,87 @@ class Grid:
         where = f"config: targets.{target}"
         task = _member(panel["task"], self.tasks, "task", where)
         _member(panel["attack"], self._merged["attacks"], "attack", where)
+        aggregators = panel.get("aggregators", self.aggregators)
+        for name in aggregators:
+            _member(name, self.aggregators, "aggregator", where)
         dataset = panel.get("dataset", task["dataset"])
-        points = []
-        if "option" in panel:
-            _member(panel["aggregator"], self.aggregators, "aggregator", where)
-            sweep = [
-                (panel["option"], value, panel["n_attackers"][0], None, [panel["aggregator"]])
-                for value in panel["values"]
-            ]
-        elif "noise_std" in panel:
+        _check_file(dataset, "datasets", f"targets.{target}: dataset")
+        vary = panel.get("vary")
+        if vary is not None:
             n_attackers = panel["n_attackers"][0]
-            sweep = [
-                ("noise_std", level, n_attackers, level, self.aggregators)
-                for level in panel["noise_std"]
-            ]
+            sweep = [(vary["option"], value, n_attackers) for value in vary["values"]]
         elif len(panel["n_attackers"]) == 1:
-            sweep = [(None, None, panel["n_attackers"][0], None, self.aggregators)]
+            sweep = [(None, None, panel["n_attackers"][0])]
         else:
-            sweep = [("n_attackers", n, n, None, self.aggregators) for n in panel["n_attackers"]]
-        for x_name, x, n_attackers, noise_std, aggregators in sweep:
+            sweep = [("n_attackers", n, n) for n in panel["n_attackers"]]
+        points = []
+        for x_name, x, n_attackers in sweep:
+            changes = [] if vary is None else [(vary["of"], vary["option"], x)]
             for aggregator in aggregators:
-                options = {x_name: x} if "option" in panel else {}
                 for seed in self.seeds:
                     cell = self._cell(
                         panel["task"],
                         panel["attack"],
                         n_attackers,
-                        noise_std,
                         aggregator,
-                        options,
                         seed,
+                        changes,
+                        where,
                     )
                     points.append(Point(panel.get("panel", ""), x_name, x, dataset, cell))
         return points
 
-    def _cell(self, task, attack, n_attackers, noise_std, aggregator, options, seed) -> Cell:
+    def _cell(
+        self,
+        task: str,
+        attack: str,
+        n_attackers: int,
+        aggregator: str,
+        seed: int,
+        changes: Iterable[tuple[str, str, Value]],
+        where: str,
+    ) -> Cell:
         # What does nothing is not an attack, and what repeats the configuration is not a change:
         # so that a cell that two targets need has one name.
-        if n_attackers == 0 or noise_std == 0:
-            attack, n_attackers, noise_std = NO_ATTACK, 0, None
-        configured = self._aggregator_options(task, aggregator)
-        changed = {key: value for key, value in options.items() if configured.get(key) != value}
-        options = tuple(sorted(changed.items()))
-        return Cell(task, attack, n_attackers, noise_std, aggregator, options, seed)
+        configured = {
+            "task": self._task_options(task),
+            "attack": {} if attack == NO_ATTACK else self._attack_options(task, attack),
+            "aggregator": self._aggregator_options(task, aggregator),
+        }
+        kept = []
+        for of, option, value in changes:
+            if of == "task":
+                _member(option, configured["task"], "option of a task", where)
+            if option not in configured[of] or not _same(configured[of][option], value):
+                kept.append((of, option, value_text(value)))
+        cell = Cell(task, attack, n_attackers, aggregator, seed, tuple(sorted(kept)))
+        if attack == NO_ATTACK:
+            return cell
+        idle = self._merged["attacks"][attack].get("no_effect", {})
+        active = configured["attack"] | cell.changed("attack")
+        if n_attackers == 0 or any(
+            option in active and _same(active[option], value) for option, value in idle.items()
+        ):
+            others = tuple(change for change in cell.changes if change[0] != "attack")
+            return Cell(task, NO_ATTACK, 0, aggregator, seed, others)
+        return cell
+
+    def _task_options(self, task: str) -> dict:
+        """What can be changed of a task: its keys, and the options of its partition."""
+        entry = self.tasks[task]
+        own = {
+            key: value
+            for key, value in entry.items()
+            if key not in ("dataset", "partition", *_OF_OTHERS)
+        }
+        divided = {key: value for key, value in entry["partition"].items() if key != "name"}
+        return divided | own
+
+    def _attack_options(self, task: str, attack: str) -> dict:
+        """What can be changed of an attack: its options and how its attackers train."""
+        entry, own = self._merged["attacks"][attack], self.tasks[task]
+        options = entry.get("options", {}) | own.get("attacks", {}).get(attack, {})
+        return _TRAINING | entry["training"] | own.get("attack_training", {}) | options
 
     def _aggregator_options(self, task: str, aggregator: str) -> dict:
         general = self.aggregators[aggregator].get("options", {})
@@ -275,7 +382,7 @@ class Grid:
         return {point.cell.id: point.cell for points in self.points.values() for point in points}
 
     def cell(self, name: str) -> Cell:
-        """The cell with the id ``name``; any task, attack, level and seed, also of no target.
+        """The cell with the id ``name``; any task, attack, option and seed, also of no target.
 
         Raises:
             UserError: if the id names no possible cell.
@@ -285,66 +392,102 @@ class Grid:
         parts = _CELL_ID.fullmatch(name)
         if parts is None:
             raise UserError(f"{name} is not the id of a cell; see docs/records.md")
-        _member(parts["task"], self.tasks, "task", name)
-        _member(parts["aggregator"], self.aggregators, "aggregator", name)
-        if parts["attack"] != NO_ATTACK:
-            _member(parts["attack"], self._merged["attacks"], "attack", name)
-        cell = self._cell(
-            parts["task"],
-            parts["attack"],
-            int(parts["n_attackers"]),
-            None if parts["noise_std"] is None else float(parts["noise_std"]),
-            parts["aggregator"],
-            {},
-            int(parts["seed"]),
-        )
+        named = {of: _parts(parts[of]) for of in ("task", "attack", "aggregator")}
+        task, attack, aggregator = (named[of][0] for of in ("task", "attack", "aggregator"))
+        _member(task, self.tasks, "task", name)
+        _member(aggregator, self.aggregators, "aggregator", name)
+        if attack != NO_ATTACK:
+            _member(attack, self._merged["attacks"], "attack", name)
+        changes = [
+            (of, option, value)
+            for of, (_, options) in named.items()
+            for option, value in options.items()
+        ]
+        seed = int(parts["seed"])
+        if seed > LARGEST_SEED:
+            raise UserError(f"{name}: seeds go up to {LARGEST_SEED}")
+        cell = self._cell(task, attack, int(parts["n_attackers"]), aggregator, seed, changes, name)
         if cell.id != name:
             raise UserError(f"{name} does nothing that {cell.id} does not; ask for that cell")
-        if cell.attack == NO_ATTACK and cell.n_attackers:
-            raise UserError(f"{name}: without an attack there are 0 attackers")
+        if cell.attack == NO_ATTACK and (cell.n_attackers or cell.changed("attack")):
+            raise UserError(f"{name}: without an attack there are 0 attackers and no options")
+        self.settings(cell)
         return cell
+
+    def task(self, part: str) -> dict:
+        """Settings of the task that a component of a path names, its changed options included.
+
+        Args:
+            part: for example ``mnist_shards`` or ``mnist_dirichlet.batch_size-16``.
+
+        Raises:
+            UserError: if it names no possible task.
+        """
+        name, options = _parts(part)
+        _member(name, self.tasks, "task", part)
+        known = self._task_options(name)
+        task = {
+            key: copy.deepcopy(value)
+            for key, value in self.tasks[name].items()
+            if key not in _OF_OTHERS
+        }
+        for option, value in options.items():
+            _member(option, known, "option of a task", part)
+            place = task if option in task else task["partition"]
+            place[option] = value
+        if options:
+            self._check_task(task, part)
+        return task
 
     def settings(self, cell: Cell) -> dict:
         """Everything that a cell is trained with, as its record keeps it."""
-        task = {
-            key: value
-            for key, value in self.tasks[cell.task].items()
-            if key not in ("attacks", "attack_training", "aggregators")
-        }
         return {
             "scale": self.scale,
             "protocol": self.config["protocol"],
-            "task": task,
+            "task": self.task(cell.part("task")),
             "attack": self._attack_settings(cell),
             "aggregator": {
                 "rule": self.aggregators[cell.aggregator]["rule"],
                 "options": self._aggregator_options(cell.task, cell.aggregator)
-                | dict(cell.options),
+                | cell.changed("aggregator"),
             },
         }
 
     def _attack_settings(self, cell: Cell) -> dict | None:
         if cell.attack == NO_ATTACK:
             return None
-        attack, task = self._merged["attacks"][cell.attack], self.tasks[cell.task]
-        options = attack.get("options", {}) | task.get("attacks", {}).get(cell.attack, {})
-        if cell.noise_std is not None:
-            options["noise_std"] = cell.noise_std
+        both = self._attack_options(cell.task, cell.attack) | cell.changed("attack")
         return {
-            "rule": attack["rule"],
-            "options": options,
-            "training": attack["training"] | task.get("attack_training", {}),
+            "rule": self._merged["attacks"][cell.attack]["rule"],
+            "options": {key: value for key, value in both.items() if key not in _TRAINING},
+            "training": {key: both[key] for key in _TRAINING},
         }
 
-    def record_path(self, cell: Cell) -> str:
-        """Where a cell's record lies, relative to the project."""
-        return str(PurePosixPath("results", self.run, "cells", f"{cell.id}.json"))
+    def partition_path(self, cell: Cell) -> str:
+        """Where a cell's partition lies: one for all cells of a seed that divide the data alike."""
+        own = self.tasks[cell.task]["partition"]
+        divides = {"data", "n_clients", *(key for key in own if key != "name")}
+        changes = tuple(c for c in cell.changes if c[0] == "task" and c[1] in divides)
+        part = Cell(cell.task, NO_ATTACK, 0, cell.aggregator, cell.seed, changes).part("task")
+        return str(PurePosixPath("results", self.run, "partitions", part, f"seed-{cell.seed}.npz"))
+
+    def record_path(self, cell: Cell, folder: str = "cells") -> str:
+        """Where a cell's record lies, relative to the project; or a second time, in ``kept``."""
+        return str(PurePosixPath("results", self.run, folder, f"{cell.id}.json"))
 
     def fingerprint(self, cell: Cell) -> str:
-        """Fingerprint of the code that trains a cell."""
+        """Fingerprint of the code that trains a cell on the configured device.
+
+        A record of these settings that the same code has made on another device is no reason to
+        train again: then the fingerprint is that of the record's device.
+        """
         settings = self.settings(cell)
         attack = settings["attack"]
-        return of_cell(attack and attack["rule"], settings["aggregator"]["rule"])
+        rules = settings["task"]["model"], attack and attack["rule"], settings["aggregator"]["rule"]
+        here, elsewhere = ("cuda", "cpu") if wants_gpu(self.config["device"]) else ("cpu", "cuda")
+        other = of_cell(*rules, elsewhere)
+        made_elsewhere = _is_made_by(self.record_path(cell), other, settings)
+        return other if made_elsewhere else of_cell(*rules, here)
 
     def resources(self, cell: Cell) -> dict:
         """Expected ``minutes`` and ``mem_mb`` of a cell."""
@@ -411,6 +554,33 @@ class Grid:
             },
             "settings": settings,
         }
+
+
+def _check_file(name: str, folder: str, where: str) -> None:
+    known = registry.names(folder)
+    if name not in known:
+        raise UserError(
+            f"config: {where} is {name!r}, but src/arfl/{folder} has {', '.join(known)}; correct "
+            "the name or add the file"
+        )
+
+
+def _same(one: Value, other: Value) -> bool:
+    # Python holds True and 1 to be equal.
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
+
+
+def _is_made_by(path: str, fingerprint: str, settings: Mapping) -> bool:
+    """Whether a record lies at ``path`` with this fingerprint and these settings."""
+    try:
+        content = Path(path).read_bytes()
+        # There are hundreds of records: most are ruled out without parsing them.
+        if fingerprint.encode() not in content:
+            return False
+        record = json.loads(content)
+        return record["provenance"]["fingerprint"] == fingerprint and record["settings"] == settings
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def wants_gpu(device: str) -> bool:

@@ -1,24 +1,24 @@
-"""Local training of a round's clients, many at once: flat models (K, N) out.
+"""Local training of a round's clients: flat models (K, N) out.
 
-Clients that train together form a block: their networks are rows of one (m, N) matrix, their
-batches one (m, B, ...) tensor, and one backward pass gives every client its own gradient, because
-no tensor of one row meets a tensor of another.
+What a client draws in a round (batch order, augmentation, dropout) comes from streams of its own,
+drawn on the host: the same numbers whatever trains it, a CPU client by client or a GPU all at once.
+On a CPU clients whose network has a compiled training are trained by it, one after another; all
+others in blocks by PyTorch (`arfl.torch_training`).
 """
 
-import warnings
-from collections.abc import Sequence
+import importlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from arfl import seeds
-from arfl.attacks import Attack
-from arfl.device_data import DeviceData
-from arfl.models import Model
-from arfl.optimizers import Optimizer
+from arfl.attack import Attack
+from arfl.device_data import DeviceData, draw_crops
+from arfl.errors import UserError
+from arfl.network import CompiledTraining, Network
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,15 @@ class Client:
         samples: (n,) int64 indices of its training samples.
         epochs: local epochs.
         lr: learning rate.
-        poisoned: whether it trains on batches that the attack has manipulated.
+        attacker: its place in the cell's list of attackers if it trains on batches that the attack
+            has manipulated; None if it trains on its own data.
     """
 
     number: int
     samples: np.ndarray
     epochs: int
     lr: float
-    poisoned: bool
+    attacker: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,149 +50,200 @@ class LocalSettings:
         momentum: of SGD; Adam ignores it.
         batch_size: B; an epoch's last batch may be smaller.
         max_batches_per_epoch: an epoch stops after so many batches; None for all.
+        augment: random crop and horizontal flip of training images.
     """
 
     optimizer: str
     momentum: float
     batch_size: int
-    max_batches_per_epoch: int | None
+    max_batches_per_epoch: int | None = None
+    augment: bool = False
 
 
-def batch_order(client: Client, settings: LocalSettings, seed: int, round_number: int) -> list:
-    """The client's batches of a round: a list of int64 sample index arrays, epoch after epoch."""
-    generator = seeds.generator(seed, "batch_order", round_number, client.number)
-    batches = []
-    for _ in range(client.epochs):
-        shuffled = generator.permutation(client.samples)
-        starts = range(0, len(shuffled), settings.batch_size)
-        epoch = [shuffled[start : start + settings.batch_size] for start in starts]
-        batches += epoch[: settings.max_batches_per_epoch]
-    return batches
+@dataclass(frozen=True)
+class Epoch:
+    """What a client draws for one local epoch of n samples.
+
+    Attributes:
+        order: (n,) int64 sample indices, batch after batch.
+        batch_sizes: (steps,) int64, which add up to n.
+        crops: (n, 3) from `arfl.device_data.draw_crops`; None without augmentation.
+        keep: (n, units) uint8, which hidden units dropout keeps; None without dropout.
+    """
+
+    order: np.ndarray
+    batch_sizes: np.ndarray
+    crops: np.ndarray | None
+    keep: np.ndarray | None
 
 
-def train_clients(
-    model: Model,
-    data: DeviceData,
-    global_model: Tensor,
-    clients: Sequence[Client],
-    settings: LocalSettings,
-    attack: Attack,
-    seed: int,
-    round_number: int,
-) -> Tensor:
-    """Train every client from the global model.
+def epochs(
+    client: Client, settings: LocalSettings, network: Network, seed: int, round_number: int
+) -> Iterator[Epoch]:
+    """The client's local epochs of a round, drawn one after another."""
+    batch_order, augmentation, dropout = (
+        seeds.generator(seed, role, round_number, client.number)
+        for role in ("batch_order", "augmentation", "dropout")
+    )
+    n, size, limit = len(client.samples), settings.batch_size, settings.max_batches_per_epoch
+    for _ in range(client.epochs if n else 0):
+        order = batch_order.permutation(client.samples)
+        order = order if limit is None else order[: limit * size]
+        batch_sizes = np.full(-(-len(order) // size), size)
+        batch_sizes[-1] = len(order) - size * (len(batch_sizes) - 1)
+        keep = None
+        if network.dropout:
+            draws = dropout.random((len(order), network.dropout_units), dtype=np.float32)
+            keep = (draws >= network.dropout).view(np.uint8)
+        yield Epoch(
+            order,
+            batch_sizes,
+            draw_crops(len(order), augmentation) if settings.augment else None,
+            keep,
+        )
+
+
+def n_batches(client: Client, settings: LocalSettings) -> int:
+    """How many batches `epochs` will give the client in all."""
+    an_epoch = -(-len(client.samples) // settings.batch_size)
+    return client.epochs * min(an_epoch, settings.max_batches_per_epoch or an_epoch)
+
+
+class LocalTraining:
+    """Trains the clients of a round.
 
     Args:
-        model: the network.
+        network: the network.
         data: the dataset on the device.
-        global_model: (N,) on the device.
-        clients: the K clients of the round.
-        settings: what they share.
-        attack: manipulates the batches of poisoned clients.
+        settings: what the clients share.
+        attack: manipulates the batches of attacking clients.
         seed: the cell's seed.
-        round_number: counted from 1.
+        honest_lr: the learning rate of honest clients.
 
-    Returns:
-        (K, N) trained models in the order of ``clients``; a client without samples returns the
-        global model.
+    Attributes:
+        backend: what trains, in words for a record.
     """
-    models = global_model.repeat(len(clients), 1)
-    if not model.joint:
-        block = 1
-    elif data.device.type == "cpu":
-        block = max(1, model.samples_at_once_cpu // settings.batch_size)
-    else:
-        block = len(clients)
-    batches = [batch_order(client, settings, seed, round_number) for client in clients]
-    # Clients with as many batches as each other share a block; within it, longest first, so that
-    # those still at work are always the first rows.
-    order = sorted(range(len(clients)), key=lambda k: -len(batches[k]))
-    for start in range(0, len(order), block):
-        rows = order[start : start + block]
-        models[rows] = _train_block(
-            model,
-            data,
-            global_model,
-            [clients[k] for k in rows],
-            [batches[k] for k in rows],
-            settings,
-            attack,
-            seed,
-            round_number,
-        )
-    return models
 
+    def __init__(
+        self,
+        network: Network,
+        data: DeviceData,
+        settings: LocalSettings,
+        attack: Attack,
+        seed: int,
+        honest_lr: float,
+    ):
+        self._network, self._data, self._settings = network, data, settings
+        self._attack, self._seed, self._honest_lr = attack, seed, honest_lr
+        compiled = network.compiled() if data.device.type == "cpu" else None
+        fits = compiled is not None and compiled.optimizer == settings.optimizer
+        self._compiled = compiled if fits and not settings.augment else None
+        self.backend = "PyTorch" if self._compiled is None else "numba"
 
-def _pack(batches: list[list[np.ndarray]], batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (steps, m, B), 0 where there is no sample, and how many there are, (steps, m)."""
-    steps = len(batches[0])
-    indices = np.zeros((steps, len(batches), batch_size), dtype=np.int64)
-    counts = np.zeros((steps, len(batches)), dtype=np.int64)
-    for k, of_client in enumerate(batches):
-        for step, batch in enumerate(of_client):
-            indices[step, k, : len(batch)] = batch
-            counts[step, k] = len(batch)
-    return indices, counts
+    def train(
+        self, global_model: Tensor, clients: Sequence[Client], round_number: int, submission: str
+    ) -> Tensor:
+        """Train every client from the global model.
 
+        Args:
+            global_model: (N,) on the device.
+            clients: the K clients of the round.
+            round_number: counted from 1.
+            submission: one of `arfl.aggregation.SUBMISSIONS`.
 
-def _trainable_views(model: Model, models: Tensor, gradients: Tensor) -> dict[str, Tensor]:
-    """Leaf tensors over the rows of ``models`` whose gradients add up in ``gradients``."""
-    views = model.layout.views(models.detach())
-    for name, gradient in model.layout.views(gradients).items():
-        if name not in model.layout.buffer_names:
-            views[name].requires_grad_()
-            views[name].grad = gradient
-    return views
+        Returns:
+            (K, N) what the clients would submit, in their order; a client without samples returns
+            the global model.
 
-
-def _loss(logits: Tensor, y: Tensor, counts: Tensor, binary: bool) -> Tensor:
-    """Sum over clients of the mean loss over each client's real samples."""
-    if binary:
-        each = F.binary_cross_entropy_with_logits(logits[..., 0], y.float(), reduction="none")
-    else:
-        each = F.cross_entropy(logits.transpose(1, 2), y, reduction="none")
-    real = torch.arange(y.shape[1], device=y.device) < counts.unsqueeze(1)
-    return (each * (real / counts.unsqueeze(1))).sum()
-
-
-def _train_block(
-    model, data, global_model, clients, batches, settings, attack, seed, round_number
-) -> Tensor:
-    device = data.device
-    models = global_model.repeat(len(clients), 1)
-    if not batches[0]:
+        Raises:
+            UserError: for gradients where the optimiser is not SGD.
+        """
+        if submission == "gradients" and self._settings.optimizer != "sgd":
+            raise UserError(
+                "sums of gradients are known of SGD alone; set the rule's `update` to models, or "
+                "the task's optimizer to sgd"
+            )
+        if self._compiled is not None:
+            models, moments = self._train_compiled(
+                self._compiled, global_model, clients, round_number
+            )
+        else:
+            # Imported here: it is built on this module.
+            by_torch = importlib.import_module("arfl.torch_training")
+            models, moments = by_torch.train_clients(
+                self._network,
+                self._data,
+                global_model,
+                [
+                    (c, list(epochs(c, self._settings, self._network, self._seed, round_number)))
+                    for c in clients
+                ],
+                self._settings,
+                self._attack,
+            )
+        if submission == "gradients":
+            return self._one_step(global_model, models, moments, clients)
         return models
-    gradients = torch.zeros_like(models)
-    lr = torch.tensor([[client.lr] for client in clients], device=device)
-    optimizer = Optimizer(settings.optimizer, models, lr, settings.momentum)
-    indices, counts = _pack(batches, settings.batch_size)
-    active = (counts > 0).sum(1)
-    indices_on_device = torch.from_numpy(indices).to(device, non_blocking=True)
-    counts_on_device = torch.from_numpy(counts).to(device, non_blocking=True)
-    poisoned = [k for k, client in enumerate(clients) if client.poisoned]
-    streams = {}
-    for role in ("augmentation", "dropout"):
-        stream_seed = seeds.integer(seed, role, round_number, clients[0].number)
-        streams[role] = torch.Generator(device).manual_seed(stream_seed)
 
-    rows = 0
-    for step in range(len(indices)):
-        if active[step] != rows:
-            rows = int(active[step])
-            tensors = _trainable_views(model, models[:rows], gradients[:rows])
-        width = counts[step].max()
-        x, y = data.train_batch(indices_on_device[step, :rows, :width], streams["augmentation"])
-        at_work = [k for k in poisoned if k < rows]
-        if at_work:
-            bad_x, bad_y = attack.poison(x[at_work], y[at_work])
-            x, y = x.clone(), y.clone()
-            x[at_work], y[at_work] = bad_x, bad_y
-        gradients[:rows].zero_()
-        logits = model.forward(tensors, x, training=True, generator=streams["dropout"])
-        loss = _loss(logits, y, counts_on_device[step, :rows], model.binary)
-        with warnings.catch_warnings():
-            # Views of a (K, N) matrix are strided, as meant: the gradients add up in its rows.
-            warnings.filterwarnings("ignore", message="grad and param do not obey")
-            loss.backward()
-        optimizer.step(gradients[:rows])
-    return models
+    def _one_step(
+        self, start: Tensor, models: Tensor, velocity: Tensor, clients: Sequence[Client]
+    ) -> Tensor:
+        """Where one step at the honest rate along the sum of a client's gradients leads.
+
+        Of SGD's steps v_t = m v_{t-1} + g_t, x_t = x_{t-1} - lr v_t the sum of the gradients is
+        (1 - m) (x_0 - x_T) / lr + m v_T.
+        """
+        m = self._settings.momentum
+        lr = torch.tensor([[client.lr] for client in clients], device=start.device)
+        gradients = (1 - m) * (start - models) / lr + m * velocity
+        stepped = start - self._honest_lr * gradients
+        for columns in self._network.layout.buffers:
+            stepped[:, columns] = models[:, columns]
+        return stepped
+
+    def _train_compiled(
+        self,
+        compiled: CompiledTraining,
+        global_model: Tensor,
+        clients: Sequence[Client],
+        round_number: int,
+    ) -> tuple[Tensor, Tensor]:
+        models = global_model.repeat(len(clients), 1)
+        n_moments = 2 if compiled.optimizer == "adam" else 1
+        moments = torch.zeros(len(clients), n_moments, models.shape[1])
+        for row, client in enumerate(clients):
+            steps = 0
+            for epoch in epochs(client, self._settings, self._network, self._seed, round_number):
+                x, y = self._samples(compiled, client, epoch)
+                compiled.train(
+                    models[row].numpy(),
+                    moments[row].numpy(),
+                    steps,
+                    x.numpy(),
+                    y.numpy(),
+                    epoch.batch_sizes,
+                    client.lr,
+                    self._settings.momentum,
+                    epoch.keep,
+                )
+                steps += len(epoch.batch_sizes)
+        return models, moments[:, 0]
+
+    def _samples(
+        self, compiled: CompiledTraining, client: Client, epoch: Epoch
+    ) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of an epoch in training order, manipulated if the client attacks."""
+        order = torch.from_numpy(epoch.order)
+        x, y = self._data.stored(order), self._data.labels(order)
+        if client.attacker is None:
+            return (x if compiled.raw_pixels else self._data.inputs(x)), y
+        sizes = epoch.batch_sizes.tolist()
+        batches = zip(self._data.inputs(x).split(sizes), y.split(sizes), strict=True)
+        poisoned = [
+            self._attack.poison(bx.unsqueeze(0), by.unsqueeze(0), (client.attacker,))
+            for bx, by in batches
+        ]
+        return (
+            torch.cat([bx[0] for bx, _ in poisoned]),
+            torch.cat([by[0] for _, by in poisoned]),
+        )

@@ -25,6 +25,9 @@ class Optimizer:
         lr: (K, 1) learning rates.
         momentum: of SGD; Adam has none.
 
+    Attributes:
+        first: (K, N) SGD's velocity, or Adam's first moments.
+
     Raises:
         UserError: for an unknown name.
     """
@@ -36,7 +39,7 @@ class Optimizer:
         self._lr = lr
         self._momentum = momentum
         self._steps = 0
-        self._first = torch.zeros_like(models)
+        self.first = torch.zeros_like(models)
         self._second = torch.zeros_like(models) if name == "adam" else None
 
     @torch.no_grad()
@@ -48,7 +51,7 @@ class Optimizer:
         """
         rows = len(gradients)
         self._steps += 1
-        models, lr, first = self._models[:rows], self._lr[:rows], self._first[:rows]
+        models, lr, first = self._models[:rows], self._lr[:rows], self.first[:rows]
         if self._second is None:
             first.mul_(self._momentum).add_(gradients)
             models.addcmul_(first, lr, value=-1)

@@ -13,11 +13,12 @@ class Progress:
     Args:
         name: the cell's id.
         n_rounds: how many rounds it will have.
+        n_done: how many it has already, where it goes on from a checkpoint.
     """
 
-    def __init__(self, name: str, n_rounds: int):
+    def __init__(self, name: str, n_rounds: int, n_done: int = 0):
         self._name = name
-        self._n_rounds = n_rounds
+        self._n_rounds, self._n_before = n_rounds, n_done
         self._start = self._last = time.monotonic()
 
     def __call__(self, entry: dict) -> None:
@@ -32,7 +33,7 @@ class Progress:
             return
         self._last = now
         elapsed = now - self._start
-        left = elapsed / done * (self._n_rounds - done)
+        left = elapsed / (done - self._n_before) * (self._n_rounds - done)
         success = entry["attack_success_rate"]
         logging.info(
             "%s: round %d/%d, accuracy %.1f %%%s, %s elapsed, about %s left",

@@ -1,6 +1,13 @@
-"""What a trained cell leaves behind: one JSON file with settings, metrics and provenance."""
+"""What a trained cell leaves behind: one JSON file with settings, metrics and provenance.
 
+``record.schema.json`` beside this file is the format. What no schema can say is checked here too:
+the digest of the content, rounds that are complete and in order, numbers that fit each other.
+"""
+
+import functools
+import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import shlex
@@ -11,10 +18,15 @@ from pathlib import Path
 
 from arfl import seeds
 from arfl.errors import UserError
-from arfl.files import write_json
+from arfl.files import read_json, write_json
 
-FORMAT = 1
+FORMAT = 2
+_SCHEMA = Path(__file__).with_name("record.schema.json")
 _LIBRARIES = ("torch", "numpy", "numba", "arfl")
+
+
+class BrokenRecordError(UserError):
+    """A file that is no whole, unchanged record."""
 
 
 def _git(*arguments: str) -> str | None:
@@ -40,7 +52,14 @@ def _cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
-def provenance(device_type: str, gpu_name: str | None, threads: int, fingerprint: str) -> dict:
+def provenance(
+    device_type: str,
+    gpu_name: str | None,
+    threads: int,
+    fingerprint: str,
+    backends: dict[str, str],
+    resumed: int,
+) -> dict:
     """Where, when and with what a cell is being trained.
 
     Args:
@@ -48,8 +67,10 @@ def provenance(device_type: str, gpu_name: str | None, threads: int, fingerprint
         gpu_name: the GPU's name, None on a CPU.
         threads: PyTorch's threads.
         fingerprint: of the numeric code, see `arfl.fingerprint`.
+        backends: what trains and what aggregates, see `arfl.federation.Scenario.backends`.
+        resumed: how often the training has gone on from a checkpoint.
     """
-    status = _git("status", "--porcelain", "--untracked-files=no")
+    status = _git("status", "--porcelain", "--untracked-files=no", "--", ".")
     versions = {}
     for library in _LIBRARIES:
         try:
@@ -66,8 +87,10 @@ def provenance(device_type: str, gpu_name: str | None, threads: int, fingerprint
         "device_name": gpu_name or _cpu_name(),
         "host_cpus": os.cpu_count(),
         "threads": threads,
+        "backends": backends,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "arfl", *sys.argv[1:]]),
+        "resumed": resumed,
     }
 
 
@@ -77,33 +100,130 @@ def describe_data(meta: dict, stands_for: str) -> dict:
     return {key: meta[key] for key in keys} | {"stands_for": stands_for}
 
 
-def write(
-    path: str | os.PathLike, cell: dict, settings: dict, data: dict, trained: dict, origin: dict
-) -> None:
-    """Write a cell's record atomically.
+def digest(content: dict) -> str:
+    """SHA-256 of a record's canonical JSON, all but its own digest.
+
+    Raises:
+        UserError: for NaN and infinity, which JSON does not have.
+    """
+    rest = {key: value for key, value in content.items() if key != "digest"}
+    try:
+        text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        raise UserError("a metric is not a finite number") from None
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def make(
+    cell: dict,
+    settings: dict,
+    data: dict,
+    partition: str,
+    trained: dict,
+    origin: dict,
+) -> dict:
+    """A cell's record.
 
     Args:
-        path: of the JSON file.
-        cell: id, task, attack, n_attackers, noise_std, aggregator and seed.
+        cell: as `arfl.grid.Cell.describe` gives it.
         settings: the resolved settings that were trained with.
         data: from `describe_data`.
-        trained: ``clients``, ``rounds`` and ``seconds`` from `arfl.federation.run`.
+        partition: the partition's digest.
+        trained: ``diverged``, ``clients``, ``rounds`` and ``seconds``.
         origin: from `provenance`.
 
     Raises:
-        UserError: if the disk refuses, or a number is not finite.
+        UserError: if a metric is not a finite number.
     """
-    streams = {role: seeds.integer(cell["seed"], role) for role in seeds.ROLES}
     content = {
         "format": FORMAT,
         "cell": cell,
         "settings": settings,
         "data": data,
+        "partition": partition,
         **trained,
-        "seeds": streams,
+        "seeds": {role: seeds.integer(cell["seed"], role) for role in seeds.ROLES},
         "provenance": origin,
     }
+    return content | {"digest": digest(content)}
+
+
+@functools.cache
+def _validator():
+    # Imported here: the command line's other verbs do without.
+    import jsonschema
+
+    schema = json.loads(_SCHEMA.read_text(encoding="utf-8"))
+    return jsonschema.Draft202012Validator(schema)
+
+
+def check(content: object, where: str | os.PathLike) -> dict:
+    """The record, if it is one.
+
+    Args:
+        content: parsed JSON.
+        where: its file, for messages.
+
+    Raises:
+        BrokenRecordError: naming the file and the first thing that is wrong.
+    """
+
+    def broken(reason: str) -> BrokenRecordError:
+        return BrokenRecordError(f"{where}: {reason}")
+
+    if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
+        raise broken(f"format {content['format']!r} instead of {FORMAT}")
+    error = next(iter(sorted(_validator().iter_errors(content), key=lambda e: len(e.path))), None)
+    if error is not None:
+        place = ".".join(str(part) for part in error.absolute_path)
+        raise broken(f"{place or 'the record'}: {error.message[:200]}")
     try:
-        write_json(path, content)
-    except ValueError as error:
-        raise UserError(f"{path}: a metric is not a finite number ({error})") from error
+        actual = digest(content)
+    except UserError as error:
+        raise broken(str(error)) from None
+    if actual != content["digest"]:
+        raise broken("the content does not match its digest: it was changed after the training")
+    planned, rounds = content["settings"]["task"]["rounds"], content["rounds"]
+    ended = content["diverged"]
+    expected = planned if ended is None else ended["round"] - 1
+    if [entry["round"] for entry in rounds] != list(range(1, expected + 1)) or expected > planned:
+        raise broken(f"its rounds are not 1 to {expected}")
+    for entry in rounds:
+        # Not by the schema: of a hundred thousand numbers a validator makes seconds.
+        if not all(type(k) is int and k >= 0 for k in entry["clients"] + entry["excluded"]):
+            raise broken(f"round {entry['round']} names a client that is no number")
+        if not all(type(w) in (int, float) for w in entry["weights"] or ()):
+            raise broken(f"round {entry['round']} has a weight that is no number")
+        if entry["weights"] is not None and len(entry["weights"]) != len(entry["clients"]):
+            raise broken(f"round {entry['round']} has not one weight for each client")
+    clients = content["clients"]
+    if len(clients["class_counts"]) != clients["n"]:
+        raise broken("not one row of class counts for each client")
+    if len(clients["attackers"]) != content["cell"]["n_attackers"]:
+        raise broken("its attackers are not as many as its cell says")
+    return content
+
+
+def read(path: str | os.PathLike) -> dict:
+    """Read a record.
+
+    Raises:
+        BrokenRecordError: if the file is missing or is not a whole, unchanged record.
+    """
+    try:
+        content = read_json(path)
+    except UserError as error:
+        raise BrokenRecordError(str(error)) from None
+    except OSError as error:
+        raise BrokenRecordError(f"{path}: {error.strerror}") from None
+    return check(content, path)
+
+
+def write(path: str | os.PathLike, content: dict) -> None:
+    """Write a record atomically.
+
+    Raises:
+        UserError: if the disk refuses, or the record is not one.
+    """
+    # Without line breaks: a hundred clients' weights over 200 rounds would be 20,000 lines.
+    write_json(path, check(content, path), indent=None)

@@ -70,7 +70,7 @@ def page(tmp_path_factory):
     """A report on invented records, one of them missing."""
     experiment = Experiment(tmp_path_factory.mktemp("report"), targets=("figure3", "table3"))
     experiment.write()
-    experiment.path("mnist_shards/label_flip/1/median/seed-2").unlink()
+    experiment.path("mnist_shards/label_flip/attackers-1/median/seed-2").unlink()
     for target in ("figure3", "table3", "weights", "timing"):
         out = experiment.run_dir / "collected" / target
         collect.collect(experiment.plan_path, target, out)

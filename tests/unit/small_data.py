@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from arfl.datasets import PreparedDataset
+from arfl.dataset import PreparedDataset
 from arfl.partition import Partition
 
 
@@ -60,6 +60,10 @@ TASK = {
     "model": "loannet",
     "clients_per_round": None,
     "attackers_every_round": True,
+    "client_sampling": "each_round",
+    "min_source_share": None,
+    "n_clients": None,
+    "partition": {"name": "made"},
     "rounds": 3,
     "epochs": 1,
     "batch_size": 16,
@@ -74,9 +78,10 @@ TASK = {
 
 
 def settings(rule="fedavg", attack=None, attack_options=None, training=None, **task):
-    """A cell's settings as `arfl.federation.run` takes them."""
+    """A cell's settings as `arfl.federation.Scenario` takes them."""
     if attack is not None:
-        training = {"epoch_factor": 1, "lr_factor": 1} | (training or {})
+        honest = {"epoch_factor": 1, "lr_factor": 1, "inactive": "honest"}
+        training = honest | (training or {})
         attack = {"rule": attack, "options": attack_options or {}, "training": training}
     return {
         "task": TASK | task,

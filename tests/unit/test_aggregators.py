@@ -6,7 +6,7 @@ import references
 import torch
 from scipy import stats
 
-from arfl import aggregators
+from arfl import aggregation, registry
 from arfl.aggregators import (
     fedavg,
     foolsgold,
@@ -24,7 +24,7 @@ def matrix(n_clients, n_parameters, dtype=torch.float64, seed=0):
 
 
 def context(models):
-    return aggregators.Context(
+    return aggregation.Context(
         global_model=torch.zeros(models.shape[1], dtype=models.dtype),
         client_ids=tuple(range(len(models))),
         sample_counts=tuple(range(1, len(models) + 1)),
@@ -67,7 +67,7 @@ def test_residual_reweighting_against_the_exact_reference(variant, n_clients):
     np.testing.assert_allclose(model, expected_model, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", aggregators.names())
+@pytest.mark.parametrize("name", registry.names("aggregators"))
 def test_rules_leave_out_rows_that_are_not_finite_and_name_them(name):
     models = matrix(6, 50)
     good = [0, 2, 3, 5]
@@ -75,13 +75,13 @@ def test_rules_leave_out_rows_that_are_not_finite_and_name_them(name):
     broken[1, 7] = float("nan")
     broken[4, 0] = -float("inf")
     whole = context(models)
-    expected = aggregators.make(name)(
+    expected = aggregation.make(name)(
         models[good],
-        aggregators.Context(
+        aggregation.Context(
             whole.global_model, (0, 2, 3, 5), (1, 3, 4, 6), whole.output_layer, whole.buffers
         ),
     )
-    result = aggregators.make(name)(broken, whole)
+    result = aggregation.make(name)(broken, whole)
     assert result.excluded == (1, 4)
     assert torch.equal(result.model, expected.model)
     if expected.weights is None:
@@ -98,17 +98,17 @@ def test_finite_rows_whose_sum_overflows_are_kept():
     np.testing.assert_allclose(model, 1e38, rtol=1e-6)
     np.testing.assert_allclose(weights, 1 / 3, rtol=1e-6)
     models[2, 4] = float("inf")
-    assert aggregators.make("fedavg")(models, context(models)).excluded == (2,)
+    assert aggregation.make("fedavg")(models, context(models)).excluded == (2,)
 
 
-@pytest.mark.parametrize("name", aggregators.names())
+@pytest.mark.parametrize("name", registry.names("aggregators"))
 def test_no_finite_row_leaves_the_global_model(name):
     models = torch.full((3, 4), float("nan"))
     where = context(models)
-    result = aggregators.make(name)(models, where)
+    result = aggregation.make(name)(models, where)
     assert torch.equal(result.model, where.global_model)
     assert result.excluded == (0, 1, 2)
-    plain = getattr(aggregators, name)
+    plain = registry.get("aggregators", name)
     arguments = (models, where.global_model) if name == "foolsgold" else (models,)
     with pytest.raises(UserError, match="none of the 3"):
         plain(*arguments)
@@ -116,11 +116,11 @@ def test_no_finite_row_leaves_the_global_model(name):
 
 def test_make_names_what_is_wrong():
     with pytest.raises(UserError, match=r"krum.*fedavg, foolsgold, median"):
-        aggregators.make("krum")
-    with pytest.raises(UserError, match=r"no option gamma.*delta, lam, variant"):
-        aggregators.make("residual_reweighting", gamma=1)
-    with pytest.raises(UserError, match="median has no option share"):
-        aggregators.make("median", share=0.1)
+        aggregation.make("krum")
+    with pytest.raises(UserError, match=r"no option 'gamma'.*delta, lam, variant"):
+        aggregation.make("residual_reweighting", gamma=1)
+    with pytest.raises(UserError, match="median has no option 'share'"):
+        aggregation.make("median", share=0.1)
     for name, options in [
         ("residual_reweighting", {"delta": 1.0}),
         ("residual_reweighting", {"lam": 0}),
@@ -129,9 +129,10 @@ def test_make_names_what_is_wrong():
         ("repeated_median", {"variant": "new"}),
         ("trimmed_mean", {"share": 0.5}),
         ("foolsgold", {"buffers": "melted"}),
+        ("foolsgold", {"update": "losses"}),
     ]:
         with pytest.raises(UserError, match=name):
-            aggregators.make(name, **options)
+            aggregation.make(name, **options)
 
 
 def test_plain_functions_refuse_what_is_no_matrix():
@@ -147,12 +148,12 @@ def test_fedavg_weighs_by_sample_count_only_when_asked():
     models = matrix(3, 10)
     counts = np.array([1, 2, 3])
     where = context(models)
-    weighted = aggregators.make("fedavg", weighted=True)(models, where)
+    weighted = aggregation.make("fedavg", weighted=True)(models, where)
     np.testing.assert_allclose(weighted.weights, counts / 6)
     np.testing.assert_allclose(
         weighted.model, np.average(models.numpy(), axis=0, weights=counts), atol=1e-15
     )
-    assert torch.equal(aggregators.make("fedavg")(models, where).model, fedavg(models)[0])
+    assert torch.equal(aggregation.make("fedavg")(models, where).model, fedavg(models)[0])
 
 
 def test_foolsgold_without_memory_against_the_reference():

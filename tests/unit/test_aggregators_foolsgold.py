@@ -6,7 +6,7 @@ import references
 import torch
 from torch import nn
 
-from arfl import aggregators
+from arfl import aggregation
 from arfl.aggregators import foolsgold
 
 
@@ -22,7 +22,7 @@ def related(n_clients, seed=0):
 
 
 def context(start, client_ids, buffers=()):
-    return aggregators.Context(
+    return aggregation.Context(
         start, tuple(client_ids), (1,) * len(client_ids), slice(0, 20), buffers
     )
 
@@ -30,21 +30,21 @@ def context(start, client_ids, buffers=()):
 def test_memory_follows_the_client_not_its_row():
     start = torch.zeros(40, dtype=torch.float64)
     first, second = related(5), related(5, seed=1)
-    aggregate = aggregators.make("foolsgold")
+    aggregate = aggregation.make("foolsgold")
     aggregate(first, context(start, [10, 11, 12, 13, 14]))
     order = [3, 0, 4, 2, 1]
     result = aggregate(second, context(start, [10 + i for i in order]))
     history = first[order, :20] + second[:, :20]
     rates = references.foolsgold_rates(history.numpy())
     np.testing.assert_allclose(result.weights, rates / rates.sum(), rtol=1e-9)
-    again = aggregators.make("foolsgold")(second, context(start, range(5)))
+    again = aggregation.make("foolsgold")(second, context(start, range(5)))
     assert not torch.allclose(again.weights, result.weights)
 
 
 def test_client_absent_for_a_round_keeps_its_history():
     start = torch.zeros(40, dtype=torch.float64)
     first, second, third = related(5), related(4, seed=1), related(5, seed=2)
-    aggregate = aggregators.make("foolsgold")
+    aggregate = aggregation.make("foolsgold")
     aggregate(first, context(start, range(5)))
     aggregate(second, context(start, range(4)))
     result = aggregate(third, context(start, range(5)))
@@ -59,7 +59,7 @@ def test_excluded_client_leaves_no_trace_in_its_history():
     first, second = related(5), related(5, seed=1)
     broken = first.clone()
     broken[2, 0] = float("nan")
-    aggregate = aggregators.make("foolsgold")
+    aggregate = aggregation.make("foolsgold")
     aggregate(broken, context(start, range(5)))
     result = aggregate(second, context(start, range(5)))
     history = (first + second)[:, :20]
@@ -152,8 +152,8 @@ def federated_accuracy(rule, **options):
     data = [draw(192, client) for client in range(n_clients)]
     test_x, test_y = draw(1000, torch.randint(n_classes, (1000,)))
     start = flat()
-    aggregate = aggregators.make(rule, **options)
-    where = aggregators.Context(
+    aggregate = aggregation.make(rule, **options)
+    where = aggregation.Context(
         start,
         tuple(range(n_clients)),
         (192,) * n_clients,
@@ -172,7 +172,7 @@ def federated_accuracy(rule, **options):
                 optimizer.step()
             models.append(flat())
         model = aggregate(torch.stack(models), where).model
-        where = aggregators.Context(
+        where = aggregation.Context(
             model, where.client_ids, where.sample_counts, where.output_layer, where.buffers
         )
     load(where.global_model)

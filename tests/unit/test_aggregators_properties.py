@@ -12,20 +12,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arfl import aggregators
+from arfl import aggregation, registry
 from arfl.aggregators import (
-    _backend,
-    _compiled,
-    _dense,
     _line,
-    _networks,
-    _rows,
     fedavg,
     median,
     repeated_median,
     residual_reweighting,
     trimmed_mean,
 )
+from arfl.aggregators import _steps as _dense
+from arfl.kernels import aggregation_cpu as _compiled
+from arfl.kernels import backend as _backend
+from arfl.kernels import sorting_networks as _networks
 
 VARIANTS = ["paper", "released"]
 
@@ -40,7 +39,7 @@ def interpreted_gpu_module(monkeypatch):
     # Triton looks at it when it is imported, and again when a kernel is made.
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     pytest.importorskip("triton", reason="PyTorch brings Triton on Linux only")
-    return importlib.import_module("arfl.aggregators._gpu")
+    return importlib.import_module("arfl.kernels.aggregation_gpu")
 
 
 @pytest.fixture(params=["compiled", "gpu", "dense"])
@@ -173,7 +172,7 @@ def test_a_single_bad_value_leaves_its_row_out(implementation, dtype, bad, colum
     # finite, though its sum is not
     models[0] = torch.finfo(dtype).max
     models[1, column] = bad
-    assert _rows.finite_rows(models).kept == (0, 2)
+    assert aggregation.finite_rows(models).kept == (0, 2)
     models = models[1:]
     model, weights = fedavg(models, sample_counts=[5, 2])
     torch.testing.assert_close(model, models[1], rtol=1e-7, atol=0)
@@ -191,7 +190,7 @@ def test_identical_clients_get_uniform_weights_and_their_own_model(implementatio
 @pytest.mark.parametrize("name", ["fedavg", "median", "trimmed_mean", "repeated_median"])
 def test_a_single_client_is_its_own_aggregate(implementation, name):
     models = normal(1, 70)
-    assert torch.equal(getattr(aggregators, name)(models)[0], models[0])
+    assert torch.equal(registry.get("aggregators", name)(models)[0], models[0])
     model, weights = residual_reweighting(models)
     assert torch.equal(model, models[0])
     assert weights.tolist() == [1.0]

@@ -6,7 +6,8 @@ import small_data
 import torch
 from scipy import stats
 
-from arfl import attacks
+from arfl import registry
+from arfl.attack import Attack, View, make
 from arfl.errors import UserError
 
 NAMES = ["plane", "car", "bird", "cat", "deer", "dog"]
@@ -30,24 +31,34 @@ def stream(seed=0):
 
 
 def test_the_base_attack_is_honest():
-    attack = attacks.Attack()
+    attack = Attack()
     x, y, model = torch.rand(1, 2, 3), torch.tensor([[0, 1]]), torch.rand(5)
     assert attack.source_class is None
     assert all(attack.active(round_number) for round_number in range(1, 9))
-    assert attack.poison(x, y) == (x, y)
+    assert attack.poison(x, y, (0,)) == (x, y)
     assert attack.submit(model, torch.zeros(5), stream()) is model
     assert attack.probe(x[0], y[0]) is None
+
+
+def test_by_default_each_attacker_sends_its_own_model_whatever_the_others_do():
+    attack = make("gaussian", GREY, noise_std=1.0)
+    models, start = torch.randn(3, 50, generator=stream()), torch.randn(50, generator=stream(1))
+    view = View(start, torch.zeros(2, 50), (4, 7, 9), 2, tuple(stream(k) for k in (5, 6, 7)))
+    sent = attack.collude(models, view)
+    for row, seed in enumerate((5, 6, 7)):
+        assert torch.equal(sent[row], attack.submit(models[row], start, stream(seed)))
+    assert attack.state() == {}
 
 
 # Label flipping
 
 
 def test_label_flip_turns_the_source_class_into_the_target_and_nothing_else():
-    attack = attacks.make("label_flip", COLOUR, source="cat", target="dog")
+    attack = make("label_flip", COLOUR, source="cat", target="dog")
     y = torch.tensor([[3, 5, 0, 3, 2], [1, 3, 3, 4, 5]])
     x = torch.rand(2, 5, 3, 32, 32)
     given_x, given_y = x.clone(), y.clone()
-    bad_x, bad_y = attack.poison(x, y)
+    bad_x, bad_y = attack.poison(x, y, (0, 1))
     assert torch.equal(bad_x, given_x)
     assert bad_y.tolist() == [[5, 5, 0, 5, 2], [1, 5, 5, 4, 5]]
     assert torch.equal(x, given_x)
@@ -57,12 +68,12 @@ def test_label_flip_turns_the_source_class_into_the_target_and_nothing_else():
 
 
 def test_classes_go_by_number_too():
-    attack = attacks.make("label_flip", COLOUR, source=1, target=0)
-    assert attack.poison(None, torch.tensor([[1, 0, 3]]))[1].tolist() == [[0, 0, 3]]
+    attack = make("label_flip", COLOUR, source=1, target=0)
+    assert attack.poison(None, torch.tensor([[1, 0, 3]]), (0,))[1].tolist() == [[0, 0, 3]]
 
 
 def test_label_flip_is_measured_on_the_source_class_unchanged():
-    attack = attacks.make("label_flip", COLOUR, source="cat", target="dog")
+    attack = make("label_flip", COLOUR, source="cat", target="dog")
     x, y = torch.rand(4, 3, 32, 32), torch.tensor([3, 5, 3, 1])
     probe = attack.probe(x, y)
     assert torch.equal(probe.x, x)
@@ -71,18 +82,18 @@ def test_label_flip_is_measured_on_the_source_class_unchanged():
 
 
 def test_flipping_all_labels_swaps_two_classes_and_has_no_success_rate():
-    attack = attacks.make("label_flip", TEXT, source="all")
+    attack = make("label_flip", TEXT, source="all")
     y = torch.tensor([[0, 1, 1, 0]])
-    assert attack.poison(None, y)[1].tolist() == [[1, 0, 0, 1]]
+    assert attack.poison(None, y, (0,))[1].tolist() == [[1, 0, 0, 1]]
     assert y.tolist() == [[0, 1, 1, 0]]
     assert attack.probe(torch.zeros(4, 3), y[0]) is None
     assert attack.source_class is None
 
 
 def test_flipping_all_labels_leaves_no_label_of_an_even_number_of_classes():
-    attack = attacks.make("label_flip", GREY, source="all")
+    attack = make("label_flip", GREY, source="all")
     y = torch.arange(10).view(1, -1)
-    flipped = attack.poison(None, y)[1][0].tolist()
+    flipped = attack.poison(None, y, (0,))[1][0].tolist()
     assert sorted(flipped) == list(range(10))
     assert all(after != before for before, after in enumerate(flipped))
 
@@ -92,7 +103,7 @@ def test_flipping_all_labels_leaves_no_label_of_an_even_number_of_classes():
 
 @pytest.mark.parametrize("meta", [GREY, COLOUR], ids=["grey", "colour"])
 def test_the_pixel_trigger_is_figure_5s_in_white_on_every_channel(meta):
-    attack = attacks.make("backdoor", meta, target=2)
+    attack = make("backdoor", meta, target=2)
     channels, side = meta["arrays"]["train_x"]["shape"][1:3]
     x = torch.randn(3, channels, side, side, generator=stream())
     given = x.clone()
@@ -110,14 +121,14 @@ def test_the_pixel_trigger_is_figure_5s_in_white_on_every_channel(meta):
 
 
 def test_the_released_trigger_is_one_after_normalisation():
-    attack = attacks.make("backdoor", COLOUR, target=2, trigger_value="one")
+    attack = make("backdoor", COLOUR, target=2, trigger_value="one")
     result = attack.trigger(torch.zeros(1, 3, 32, 32))
     assert result.sum() == 3 * 12
     assert all((result[0, :, row, column] == 1).all() for row, column in PATTERN)
 
 
 def test_the_table_trigger_sets_the_columns_that_the_data_names():
-    attack = attacks.make("backdoor", TABLE, target="class 2")
+    attack = make("backdoor", TABLE, target="class 2")
     x = torch.zeros(2, 8)
     expected = [0, 0.5, 0, 0, 12.25, 0, 0, -3.0]
     assert attack.trigger(x).tolist() == [expected, expected]
@@ -128,10 +139,10 @@ def test_the_table_trigger_sets_the_columns_that_the_data_names():
     ("batch", "asked", "poisoned"), [(64, 20, 20), (20, 20, 20), (7, 20, 7), (1, 20, 1), (9, 4, 4)]
 )
 def test_no_more_than_the_asked_samples_of_each_batch_are_poisoned(batch, asked, poisoned):
-    attack = attacks.make("backdoor", GREY, target=2, poisoned_per_batch=asked)
+    attack = make("backdoor", GREY, target=2, poisoned_per_batch=asked)
     x = torch.randn(3, batch, 1, 9, 9, generator=stream())
     y = torch.full((3, batch), 4)
-    bad_x, bad_y = attack.poison(x, y)
+    bad_x, bad_y = attack.poison(x, y, (0, 1, 2))
     assert bad_x.shape == x.shape
     triggered = attack.trigger(x)
     for k in range(3):
@@ -144,13 +155,13 @@ def test_no_more_than_the_asked_samples_of_each_batch_are_poisoned(batch, asked,
 
 
 def test_twenty_samples_are_poisoned_by_default():
-    attack = attacks.make("backdoor", GREY, target=2)
-    _, y = attack.poison(torch.zeros(1, 64, 1, 9, 9), torch.zeros(1, 64, dtype=torch.int64))
+    attack = make("backdoor", GREY, target=2)
+    _, y = attack.poison(torch.zeros(1, 64, 1, 9, 9), torch.zeros(1, 64, dtype=torch.int64), (0,))
     assert (y == 2).sum() == 20
 
 
 def test_a_backdoor_is_measured_on_every_sample_with_the_trigger():
-    attack = attacks.make("backdoor", GREY, target=2)
+    attack = make("backdoor", GREY, target=2)
     x, y = torch.randn(5, 1, 9, 9, generator=stream()), torch.tensor([2, 0, 2, 9, 1])
     probe = attack.probe(x, y)
     assert torch.equal(probe.x, attack.trigger(x))
@@ -159,14 +170,14 @@ def test_a_backdoor_is_measured_on_every_sample_with_the_trigger():
 
 
 def test_a_naive_backdoor_attacks_in_every_round_and_sends_what_it_trained():
-    attack = attacks.make("backdoor", GREY, target=2)
+    attack = make("backdoor", GREY, target=2)
     assert all(attack.active(round_number) for round_number in range(1, 101))
     model, start = torch.randn(50, generator=stream()), torch.randn(50, generator=stream(1))
     torch.testing.assert_close(attack.submit(model, start, stream()), model)
 
 
 def test_model_replacement_attacks_in_its_round_alone_and_scales_its_update():
-    attack = attacks.make("backdoor", GREY, target=2, active_round=6, scale=100)
+    attack = make("backdoor", GREY, target=2, active_round=6, scale=100)
     assert [n for n in range(1, 201) if attack.active(n)] == [6]
     model = torch.tensor([1.0, 2.0, -1.0], dtype=torch.float64)
     start = torch.tensor([1.0, 1.5, 0.0], dtype=torch.float64)
@@ -175,7 +186,7 @@ def test_model_replacement_attacks_in_its_round_alone_and_scales_its_update():
 
 def test_scaled_by_the_number_of_clients_the_attacker_replaces_the_mean():
     # Bagdasaryan et al.: where the other K - 1 send the global model back, scale K replaces it.
-    attack = attacks.make("backdoor", GREY, target=2, active_round=6, scale=10)
+    attack = make("backdoor", GREY, target=2, active_round=6, scale=10)
     generator = stream()
     start = torch.randn(40, dtype=torch.float64, generator=generator)
     wanted = torch.randn(40, dtype=torch.float64, generator=generator)
@@ -187,7 +198,7 @@ def test_scaled_by_the_number_of_clients_the_attacker_replaces_the_mean():
 
 
 def test_every_value_is_multiplied_by_its_own_normal_draw_around_one():
-    attack = attacks.make("gaussian", GREY, noise_std=2.0)
+    attack = make("gaussian", GREY, noise_std=2.0)
     model = torch.linspace(-3, 3, 20_001)
     model = model[model != 0]
     factors = (attack.submit(model, torch.zeros(20_000), stream()) / model).double().numpy()
@@ -199,7 +210,7 @@ def test_every_value_is_multiplied_by_its_own_normal_draw_around_one():
 
 
 def test_noise_comes_from_the_given_stream_and_zero_stays_zero():
-    attack = attacks.make("gaussian", GREY, noise_std=1.0)
+    attack = make("gaussian", GREY, noise_std=1.0)
     model, start = torch.tensor([1.0, 0.0, -2.0]), torch.zeros(3)
     first = attack.submit(model, start, stream(1))
     assert torch.equal(attack.submit(model, start, stream(1)), first)
@@ -209,9 +220,9 @@ def test_noise_comes_from_the_given_stream_and_zero_stays_zero():
 
 
 def test_gaussian_clients_train_honestly_and_have_no_success_rate():
-    attack = attacks.make("gaussian", GREY, noise_std=1.0)
+    attack = make("gaussian", GREY, noise_std=1.0)
     x, y = torch.rand(1, 2, 1, 9, 9), torch.tensor([[0, 1]])
-    assert attack.poison(x, y) == (x, y)
+    assert attack.poison(x, y, (0,)) == (x, y)
     assert attack.probe(x[0], y[0]) is None
     assert attack.source_class is None
 
@@ -220,13 +231,13 @@ def test_gaussian_clients_train_honestly_and_have_no_success_rate():
 
 
 def test_every_attack_has_its_file():
-    assert attacks.names() == ("backdoor", "gaussian", "label_flip")
+    assert registry.names("attacks") == ("backdoor", "gaussian", "label_flip")
 
 
 @pytest.mark.parametrize(
     ("name", "meta", "options", "message"),
     [
-        ("sybil", GREY, {}, "unknown attack 'sybil'; choose one of backdoor, gaussian, label_flip"),
+        ("sybil", GREY, {}, "unknown attack 'sybil'; known: backdoor, gaussian, label_flip"),
         ("gaussian", GREY, {"sigma": 1}, "gaussian has no option 'sigma'; its options: noise_std"),
         ("gaussian", GREY, {}, "gaussian on made needs the option 'noise_std'"),
         ("gaussian", GREY, {"meta": 1, "noise_std": 1}, "has no option 'meta'"),
@@ -246,4 +257,4 @@ def test_every_attack_has_its_file():
 )
 def test_a_wrong_attack_is_one_message(name, meta, options, message):
     with pytest.raises(UserError, match=message):
-        attacks.make(name, meta, **options)
+        make(name, meta, **options)

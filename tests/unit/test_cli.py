@@ -10,21 +10,25 @@ import pytest
 import small_data
 import torch
 
-from arfl import cli, datasets, federation, files
+from arfl import cell as cells
+from arfl import cli, federation, files, fingerprint, record
+from arfl import dataset as datasets
 from arfl import partition as partitions
-from arfl.datasets import Preparation, _prepared
+from arfl.dataset import Preparation
+from arfl.grid import Cell
 
-CELL = {
-    "id": "t/none/attackers-0/fedavg/seed-1",
-    "task": "t",
-    "attack": "none",
-    "n_attackers": 0,
-    "noise_std": None,
-    "aggregator": "fedavg",
-    "options": {},
-    "seed": 1,
-}
-SETTINGS = small_data.settings() | {"scale": "quick", "protocol": "paper"}
+CELL = Cell("t", "none", 0, "fedavg", 1).describe()
+
+
+def settings(*arguments, **options):
+    """Settings of the partition that the tests train on."""
+    made = small_data.settings(
+        *arguments, **{"n_clients": 4, "partition": {"name": "iid"}} | options
+    )
+    return made | {"scale": "quick", "protocol": "paper"}
+
+
+SETTINGS = settings()
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,7 @@ def folder(tmp_path_factory):
         note="made for a test",
         class_names=["a", "b", "c"],
     )
-    _prepared.write("made", preparation, folder / "data")
+    datasets.write("made", preparation, folder / "data")
     assert partition(folder, folder / "seed-1.npz") == 0
     return folder
 
@@ -49,7 +53,7 @@ def folder(tmp_path_factory):
 def partition(folder, out, scheme='{"name": "iid"}', n_clients="4"):
     return cli.main(
         [
-            *("partition", "--data", str(folder / "data"), "--scheme", scheme),
+            *("partition", "--data", str(folder / "data/meta.json"), "--scheme", scheme),
             *("--n-clients", n_clients, "--seed", "1"),
             *("--out", str(out), "--picture", str(out.with_suffix(".png"))),
         ]
@@ -60,10 +64,10 @@ def train_arguments(folder, out, cell=CELL, settings=SETTINGS, **options):
     given = {
         "cell": json.dumps(cell),
         "settings": json.dumps(settings),
-        "data": folder / "data",
+        "data": folder / "data/meta.json",
         "partition": folder / "seed-1.npz",
         "device": "cpu",
-        "fingerprint": "0123456789ab",
+        "kept": out.parent / "kept" / out.name,
         "out": out,
     }
     return ["train", *(str(word) for k, v in (given | options).items() for word in (f"--{k}", v))]
@@ -85,9 +89,11 @@ def fails(capsys, arguments, message):
 @pytest.fixture(autouse=True)
 def handlers():
     """What the command line does with signals ends with the test."""
-    before = signal.getsignal(signal.SIGTERM)
+    stops = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {stop: signal.getsignal(stop) for stop in stops}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for stop, handler in before.items():
+        signal.signal(stop, handler)
 
 
 # Training
@@ -95,19 +101,38 @@ def handlers():
 
 def test_a_trained_cell_leaves_the_record_of_the_round_loop(folder, tmp_path):
     assert cli.main(train_arguments(folder, tmp_path / "cell.json")) == 0
-    record = files.read_json(tmp_path / "cell.json")
+    trained = record.read(tmp_path / "cell.json")
     dataset = datasets.load(folder / "data")
     divided = partitions.load(folder / "seed-1.npz")
-    expected = federation.run(SETTINGS, 0, 1, dataset, divided, torch.device("cpu"))
-    assert record["rounds"] == expected["rounds"]
-    assert record["clients"] == expected["clients"]
-    assert record["cell"] == CELL
-    assert record["settings"] == SETTINGS
-    assert record["data"]["checksum"] == dataset.checksum
-    assert record["provenance"]["fingerprint"] == "0123456789ab"
-    assert record["provenance"]["device"] == "cpu"
-    assert record["provenance"]["threads"] == torch.get_num_threads() == 1
-    assert [file.name for file in tmp_path.iterdir()] == ["cell.json"]
+    scenario = federation.Scenario(SETTINGS, 0, 1, dataset, divided, torch.device("cpu"))
+    expected = federation.train(scenario, scenario.start())
+    assert trained["rounds"] == expected.rounds
+    assert trained["clients"] == scenario.describe_clients()
+    assert trained["diverged"] is None
+    assert trained["cell"] == CELL
+    assert trained["settings"] == SETTINGS
+    assert trained["data"]["checksum"] == dataset.checksum
+    assert trained["partition"] == divided.digest
+    code = fingerprint.of_cell("loannet", None, "fedavg", "cpu")
+    assert trained["provenance"]["fingerprint"] == code
+    assert trained["provenance"]["device"] == "cpu"
+    assert trained["provenance"]["threads"] == torch.get_num_threads() == 1
+    kept = tmp_path / "kept" / "cell.json"
+    assert sorted(tmp_path.rglob("*.*")) == [tmp_path / "cell.json", kept]
+    assert kept.read_bytes() == (tmp_path / "cell.json").read_bytes()
+
+
+def test_a_kept_record_is_taken_up_again_for_the_same_cell_alone(folder, tmp_path, monkeypatch):
+    out = tmp_path / "cell.json"
+    assert cli.main(train_arguments(folder, out)) == 0
+    first = out.read_bytes()
+    out.unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(cells, "_train", None)
+        assert cli.main(train_arguments(folder, out)) == 0
+    assert out.read_bytes() == first
+    assert cli.main(train_arguments(folder, out, settings=settings(lr=0.2))) == 0
+    assert record.read(out)["settings"]["task"]["lr"] == 0.2
 
 
 FLIP = {"rule": "label_flip", "options": {"source": "a", "target": "b"}}
@@ -115,34 +140,34 @@ FLIP["training"] = {"epoch_factor": 2, "lr_factor": 1}
 
 
 @pytest.mark.parametrize(
-    ("settings", "n_attackers", "message"),
+    ("given", "n_attackers", "message"),
     [
-        (small_data.settings(model="vgg"), 0, "unknown model 'vgg'"),
-        (small_data.settings(model="cnn"), 0, "model cnn does not take the data made"),
-        (small_data.settings(optimizer="lamb"), 0, "unknown optimizer 'lamb'"),
-        (small_data.settings("krum"), 0, "unknown aggregator 'krum'"),
+        (settings(model="vgg"), 0, "unknown network 'vgg'"),
+        (settings(model="cnn"), 0, "network cnn does not take the data made"),
+        (settings(optimizer="lamb"), 0, "unknown optimizer 'lamb'"),
+        (settings("krum"), 0, "unknown aggregator 'krum'"),
         (
             SETTINGS | {"aggregator": {"rule": "median", "options": {"share": 1}}},
             0,
-            "median has no option share",
+            "aggregator median has no option 'share'",
         ),
-        (small_data.settings(attack="sybil"), 1, "unknown attack 'sybil'"),
+        (settings(attack="sybil"), 1, "unknown attack 'sybil'"),
         (SETTINGS | {"attack": FLIP | {"options": {"source": "z"}}}, 1, "source is 'z'"),
         (SETTINGS | {"attack": FLIP}, 5, "only 4 clients hold class 0"),
     ],
 )
 def test_settings_that_do_not_fit_are_one_message(
-    folder, tmp_path, capsys, settings, n_attackers, message
+    folder, tmp_path, capsys, given, n_attackers, message
 ):
     cell = CELL | {"n_attackers": n_attackers}
     out = tmp_path / "cell.json"
-    fails(capsys, train_arguments(folder, out, cell=cell, settings=settings), message)
+    fails(capsys, train_arguments(folder, out, cell=cell, settings=given), message)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_and_broken_inputs_are_one_message(folder, tmp_path, capsys):
     out = tmp_path / "out" / "cell.json"
-    arguments = train_arguments(folder, out, data=tmp_path / "none")
+    arguments = train_arguments(folder, out, data=tmp_path / "none/meta.json")
     fails(capsys, arguments, "meta.json does not exist; run the step that makes it first")
     arguments = train_arguments(folder, out, partition=tmp_path / "none.npz")
     fails(capsys, arguments, "none.npz does not exist; run the partition step first")
@@ -168,17 +193,49 @@ def test_a_folder_that_may_not_be_written_is_one_message(folder, tmp_path, capsy
     fails(capsys, train_arguments(folder, tmp_path / "cell.json"), "the disk is full")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_stopped_training_is_saved_says_how_to_go_on_and_goes_on(
+    folder, tmp_path, capsys, monkeypatch, number
+):
+    train = federation.train
+
+    def stopped(scenario, state, after_round):
+        def stop_after(reached):
+            after_round(reached)
+            if len(reached.rounds) == 2:
+                signal.raise_signal(number)
+
+        return train(scenario, state, stop_after)
+
+    # Python leaves SIGINT alone where it was started with it ignored, as in a background job.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    out = tmp_path / "cell.json"
+    with monkeypatch.context() as patched:
+        patched.setattr(federation, "train", stopped)
+        assert cli.main(train_arguments(folder, out)) == 130
+    assert "run the same command again" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.rglob("*.*")] == ["cell.checkpoint.npz"]
+    assert cli.main(train_arguments(folder, out)) == 0
+    resumed = record.read(out)
+    assert cli.main(train_arguments(folder, tmp_path / "whole" / "cell.json")) == 0
+    whole = record.read(tmp_path / "whole" / "cell.json")
+    assert (resumed["provenance"]["resumed"], whole["provenance"]["resumed"]) == (1, 0)
+    assert resumed["rounds"] == whole["rounds"]
+    assert not list(tmp_path.rglob("*.npz"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_training_says_how_to_go_on(folder, tmp_path, capsys, monkeypatch, number):
+def test_a_training_stopped_while_it_writes_leaves_nothing_half(
+    folder, tmp_path, capsys, monkeypatch, number
+):
     def stopped(*_, **__):
         (tmp_path / "out").mkdir()
         with files.atomic_path(tmp_path / "out" / "half") as temporary:
             temporary.touch()
             signal.raise_signal(number)
 
-    # Python leaves SIGINT alone where it was started with it ignored, as in a background job.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    monkeypatch.setattr(federation, "run", stopped)
+    monkeypatch.setattr(federation, "train", stopped)
     assert cli.main(train_arguments(folder, tmp_path / "cell.json")) == 130
     assert "run the same command again" in capsys.readouterr().err
     assert [path.name for path in tmp_path.rglob("*")] == ["out"]
@@ -188,7 +245,7 @@ def test_a_mistake_in_the_program_keeps_its_traceback(folder, tmp_path, monkeypa
     def broken(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(federation, "run", broken)
+    monkeypatch.setattr(federation, "train", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(train_arguments(folder, tmp_path / "cell.json"))
 
@@ -214,7 +271,7 @@ def test_a_partition_is_written_with_its_picture(folder, tmp_path):
 def test_a_partition_that_cannot_be_is_one_message(
     folder, tmp_path, capsys, scheme, n_clients, message
 ):
-    arguments = ["partition", "--data", folder / "data", "--scheme", scheme, "--seed", 1]
+    arguments = ["partition", "--data", folder / "data/meta.json", "--scheme", scheme, "--seed", 1]
     arguments += ["--n-clients", n_clients]
     arguments += ["--out", tmp_path / "a.npz", "--picture", tmp_path / "a.png"]
     fails(capsys, arguments, message)
@@ -224,17 +281,31 @@ def test_a_partition_that_cannot_be_is_one_message(
 def test_wrong_arguments_of_every_verb_are_one_message(folder, tmp_path, capsys):
     out, missing = ["--out", tmp_path / "out"], tmp_path / "missing"
     for arguments, message in [
-        (["prepare", "--dataset", "imagenet", "--raw", missing], "unknown dataset 'imagenet'"),
         (
-            ["prepare", "--dataset", "digits", "--raw", missing, "--options", '{"size": 1}'],
+            ["prepare", "--dataset", "imagenet", "--fetched", missing / "fetched.json"],
+            "unknown dataset 'imagenet'",
+        ),
+        (
+            [
+                "prepare",
+                "--dataset",
+                "digits",
+                "--fetched",
+                missing / "fetched.json",
+                "--options",
+                '{"size": 1}',
+            ],
             "dataset digits has no option 'size'; its options: seed",
         ),
-        (["prepare", "--dataset", "mnist", "--raw", missing], "missing"),
+        (["prepare", "--dataset", "mnist", "--fetched", missing / "fetched.json"], "missing"),
         (["download", "--dataset", "imagenet", "--sources", missing], "unknown dataset 'imagenet'"),
         (["download", "--dataset", "mnist", "--sources", missing], "missing"),
         (["collect", "--plan", missing, "--target", "figure3"], "missing does not exist"),
-        (["trigger", "--data", missing, "--options", "{}"], "meta.json does not exist"),
-        (["trigger", "--data", folder / "data", "--options", "{}"], "target"),
+        (
+            ["trigger", "--data", missing / "meta.json", "--options", "{}"],
+            "meta.json does not exist",
+        ),
+        (["trigger", "--data", folder / "data/meta.json", "--options", "{}"], "target"),
         (
             ["table", "--collected", missing, "--target", "figure3", "--paper", missing],
             "missing",
@@ -293,7 +364,7 @@ def test_a_log_opens_with_a_command_that_repeats_the_job(folder, tmp_path):
     assert result.returncode == 0
     assert result.stdout == ""
     # one line of progress at the end at least, with the share of what was right
-    accuracy = files.read_json(tmp_path / "cell.json")["rounds"][-1]["accuracy"]
+    accuracy = record.read(tmp_path / "cell.json")["rounds"][-1]["accuracy"]
     assert f"{CELL['id']}: round 3/3, accuracy {100 * accuracy:.1f} %" in others[-1]
 
 

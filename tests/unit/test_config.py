@@ -39,6 +39,7 @@ def test_every_scale_and_protocol_is_accepted(scale, protocol):
 
 TASK = ("tasks", "mnist_shards")
 PANEL = {"task": "mnist_shards", "attack": "label_flip"}
+VARIED = PANEL | {"n_attackers": [1], "vary": {"of": "task", "option": "lr", "values": [1]}}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,27 @@ PANEL = {"task": "mnist_shards", "attack": "label_flip"}
         ((*TASK, "rounds"), 0, "config: tasks.mnist_shards.rounds: 0 is less than the minimum"),
         ((*TASK, "lr"), 0, "config: tasks.mnist_shards.lr: 0 is less than or equal to"),
         ((*TASK, "momentum"), 1, "config: tasks.mnist_shards.momentum: 1 is greater than or"),
-        ((*TASK, "model"), "vgg", "config: tasks.mnist_shards.model: 'vgg' is not one of"),
+        ((*TASK, "model"), "Vgg", "config: tasks.mnist_shards.model: 'Vgg' does not match"),
+        ((*TASK, "client_sampling"), "once", "client_sampling: 'once' is not one of"),
+        ((*TASK, "min_source_share"), 0, "min_source_share: 0 is less than or equal to"),
+        (("seeds",), [10**23], "config: seeds.0: 1000"),
+        (("checkpoint_minutes",), 0, "config: checkpoint_minutes: 0 is less than or equal to"),
+        (("job_minutes",), 0.5, "config: job_minutes: 0.5 is not"),
+        (("attacks", "gaussian", "training", "inactive"), "idle", "inactive: 'idle' is not one of"),
+        # numbers that are none
+        ((*TASK, "lr"), float("nan"), "config: tasks.mnist_shards.lr: nan is not a finite number"),
+        (
+            ("scales", "quick", "tasks", "mnist_shards", "lr"),
+            float("inf"),
+            "config: scales.quick.tasks.mnist_shards.lr: inf is not a finite number",
+        ),
+        (
+            ("attacks", "gaussian", "options"),
+            {"noise_std": -float("inf")},
+            "config: attacks.gaussian.options.noise_std: -inf is not a finite number",
+        ),
+        (("seeds",), [float("nan")], "config: seeds.0: nan is not a finite number"),
+        ((*TASK, "lr"), "1e-7", "'1e-7' is not of type 'number'; write the number as 1.0e-07"),
         ((*TASK, "augment"), "yes", "config: tasks.mnist_shards.augment: 'yes' is not of type"),
         ((*TASK, "partition"), {}, "config: tasks.mnist_shards.partition: 'name' is a required"),
         (("tasks",), None, "config: tasks: None is not of type 'object'"),
@@ -85,8 +106,43 @@ PANEL = {"task": "mnist_shards", "attack": "label_flip"}
         ),
         (
             ("targets", "figure3"),
-            [PANEL | {"n_attackers": [1], "option": "delta"}],
-            "config: targets.figure3.0: 'aggregator' is a dependency of 'option'",
+            [VARIED | {"n_attackers": [1, 2]}],
+            "config: targets.figure3.0.n_attackers: [1, 2] is too long",
+        ),
+        (
+            ("targets", "figure3"),
+            [VARIED | {"vary": {"of": "aggregator", "option": "delta", "values": [1]}}],
+            "config: targets.figure3.0: 'aggregators' is a required property",
+        ),
+        (
+            ("targets", "figure3"),
+            [VARIED | {"vary": {"of": "task", "option": "lr"}}],
+            "config: targets.figure3.0.vary: 'values' is a required property",
+        ),
+        (
+            ("targets", "figure3"),
+            [VARIED | {"vary": {"of": "tasks", "option": "lr", "values": [1]}}],
+            "config: targets.figure3.0.vary.of: 'tasks' is not one of",
+        ),
+        (
+            ("targets", "figure3"),
+            [VARIED | {"vary": {"of": "task", "option": "batch_size", "values": [8, -1]}}],
+            "config: targets.figure3.0.vary.values.1: -1 is less than the minimum of 1",
+        ),
+        (
+            ("scales", "quick", "targets"),
+            {"x": [VARIED | {"vary": {"of": "task", "option": "augment", "values": [3]}}]},
+            "config: scales.quick.targets.x.0.vary.values.0: 3 is not of type 'boolean'",
+        ),
+        (
+            ("targets", "figure3"),
+            [VARIED | {"vary": {"of": "attack", "option": "scale", "values": [float("inf")]}}],
+            "config: targets.figure3.0.vary.values.0: inf is not a finite number",
+        ),
+        (
+            ("targets", "table4"),
+            [PANEL | {"n_attackers": [1], "noise_std": [0, 1]}],
+            "config: unknown key targets.table4.0.noise_std; known: ",
         ),
         (("targets", "figure3"), [PANEL | {"n_attackers": 3}], "figure3.0.n_attackers: 3 is not"),
         (("resources", "mnist_shards"), {"minutes": 1}, "'mem_mb' is a required property"),

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import real_files
 
-from arfl import datasets, partition
-from arfl.datasets import _loan_table, _prepared, amazon
+from arfl import dataset as datasets
+from arfl import partition, registry
+from arfl.datasets import _loan_table, amazon
 from arfl.errors import UserError
 from arfl.files import read_json
 
@@ -47,20 +48,20 @@ def prepared(tmp_path, name, files, **options):
 
 
 def test_every_dataset_has_its_module_and_its_sources():
-    assert set(datasets.names()) == {
+    assert set(registry.names("datasets")) == {
         *("mnist", "cifar10", "amazon", "loan"),
         *("digits", "synthetic_reviews", "synthetic_loans"),
     }
     with open(real_files.SOURCES, encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert {row["dataset"] for row in rows} == {"mnist", "cifar10", "amazon", "loan"}
-    assert {row["kind"] for row in rows} <= set(_prepared.KINDS)
+    assert {row["kind"] for row in rows} <= set(datasets.KINDS)
     assert all(row["licence"] and row["citation"] for row in rows)
     assert all(re.fullmatch(r"|md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", r["checksum"]) for r in rows)
 
 
 def test_unknown_names_and_options(tmp_path):
-    with pytest.raises(UserError, match="unknown dataset 'minst'; known datasets: amazon, cifar10"):
+    with pytest.raises(UserError, match="unknown dataset 'minst'; known: amazon, cifar10"):
         datasets.prepare("minst", tmp_path, tmp_path / "out")
     with pytest.raises(UserError, match="digits has no option 'sede'; its options: seed"):
         datasets.prepare("digits", tmp_path, tmp_path / "out", sede=1)
@@ -69,7 +70,7 @@ def test_unknown_names_and_options(tmp_path):
 
 def test_loading_needs_neither_torch_nor_pandas():
     heavy = ("torch", "torchvision", "pandas", "sklearn", "scipy", "matplotlib")
-    code = "import sys, arfl.datasets, arfl.partition; "
+    code = "import sys, arfl.dataset, arfl.partition; "
     code += f"print([name for name in {heavy} if name in sys.modules])"
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -134,7 +135,7 @@ def test_full_disk_leaves_the_old_data_alone(tmp_path, monkeypatch):
     def full(stream, described):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(_prepared.np.lib.format, "write_array_header_1_0", full)
+    monkeypatch.setattr(datasets.np.lib.format, "write_array_header_1_0", full)
     with pytest.raises(UserError, match="the disk is full"):
         datasets.prepare("digits", "unused", tmp_path / "digits", seed=1)
     assert datasets.load(tmp_path / "digits", verify=True).checksum == old
@@ -143,7 +144,7 @@ def test_full_disk_leaves_the_old_data_alone(tmp_path, monkeypatch):
 
 def test_split_is_stratified_and_keeps_one_to_train_on():
     strata = np.array([0] * 100 + [1] * 1 + [2] * 9)
-    train, test = _prepared.stratified_split(strata, np.random.default_rng(0))
+    train, test = datasets.stratified_split(strata, np.random.default_rng(0))
     assert np.array_equal(np.sort(np.concatenate([train, test])), np.arange(110))
     assert Counter(strata[test].tolist()) == {0: 20, 2: 1}
 

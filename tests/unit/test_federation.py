@@ -9,38 +9,43 @@ import small_data
 import torch
 from reference_networks import ReferenceCnn
 
-from arfl import aggregators, attacks, federation, models
+from arfl import aggregation, attack, evaluation, federation, registry
 from arfl.device_data import DeviceData
 from arfl.errors import UserError
-from arfl.local_training import Client, LocalSettings, train_clients
+from arfl.local_training import Client, LocalSettings, LocalTraining
+from arfl.networks.cnn import Cnn
+from arfl.networks.loannet import LoanNet
 
 CPU = torch.device("cpu")
 BLOBS = small_data.blobs(180)
 SIX = small_data.partition(np.array_split(np.random.default_rng(1).permutation(180), 6), BLOBS)
 
 
-def run(settings, n_attackers=0, seed=1, data=BLOBS, parts=SIX, **more):
-    return federation.run(settings, n_attackers, seed, data, parts, CPU, **more)
+RULES = registry.names("aggregators")
+
+
+def run(settings, n_attackers=0, seed=1, data=BLOBS, parts=SIX, after_round=lambda state: None):
+    scenario = federation.Scenario(settings, n_attackers, seed, data, parts, CPU)
+    state = federation.train(scenario, scenario.start(), after_round)
+    return {
+        "clients": scenario.describe_clients(),
+        "rounds": state.rounds,
+        "seconds": state.seconds,
+        "diverged": state.diverged,
+    }
 
 
 @pytest.fixture
 def rounds_seen(monkeypatch):
     """What each round of the runs started from, who took part, and what was submitted."""
     seen = []
+    aggregate = aggregation.Aggregator.__call__
 
-    def recording(wrapped):
-        def make(name, /, **options):
-            aggregate = wrapped(name, **options)
+    def record(self, submitted, context):
+        seen.append((context, submitted.clone()))
+        return aggregate(self, submitted, context)
 
-            def record(submitted, context):
-                seen.append((context, submitted.clone()))
-                return aggregate(submitted, context)
-
-            return record
-
-        return make
-
-    monkeypatch.setattr(aggregators, "make", recording(aggregators.make))
+    monkeypatch.setattr(aggregation.Aggregator, "__call__", record)
     return seen
 
 
@@ -120,7 +125,7 @@ def test_all_aggregators_share_attackers_initial_model_and_first_submissions(rou
     flip = {"attack": "label_flip", "attack_options": {"source": 1, "target": 2}}
     records = [
         run(small_data.settings(rule, **flip, clients_per_round=5, rounds=2, dropout=0.3), 2)
-        for rule in aggregators.names()
+        for rule in RULES
     ]
     assert len({str(record["clients"]) for record in records}) == 1
     first_rounds, second_rounds = rounds_seen[::2], rounds_seen[1::2]
@@ -163,20 +168,14 @@ def test_one_client_is_local_training_on_the_initial_model(rounds_seen):
     parts = small_data.partition([np.arange(60)], data)
     settings = small_data.settings(model="cnn", rounds=2, epochs=2)
     record = run(settings, data=data, parts=parts)
-    model = models.Cnn(10, lanes=False)  # as for any training as short as this
+    model = Cnn(data.meta)
+    local = LocalSettings("sgd", 0.5, 16)
+    training = LocalTraining(model, DeviceData(data, CPU), local, attack.Attack(), 1, 0.1)
     (first, _), (second, submitted) = rounds_seen
     expected = first.global_model
     for round_number in (1, 2):
-        expected = train_clients(
-            model,
-            DeviceData(data, CPU),
-            expected,
-            [Client(0, np.arange(60), 2, 0.1, False)],
-            LocalSettings("sgd", 0.5, 16, None),
-            attacks.Attack(),
-            1,
-            round_number,
-        )[0]
+        clients = [Client(0, np.arange(60), 2, 0.1)]
+        expected = training.train(expected, clients, round_number, "models")[0]
         if round_number == 1:
             assert torch.equal(second.global_model, expected)
     assert torch.equal(submitted[0], expected)
@@ -193,13 +192,11 @@ def test_one_client_is_local_training_on_the_initial_model(rounds_seen):
 # Metrics
 
 
-class Constant(models.LoanNet):
-    """Predicts class 1, whatever it sees."""
-
-    def forward(self, tensors, x, training, generator):
-        logits = torch.zeros(*x.shape[:2], 3)
-        logits[..., 1] = 1
-        return logits + 0 * tensors["fc1.bias"].sum()
+def constant(self, tensors, x, training, keep):
+    """A network's forward that predicts class 1, whatever it sees."""
+    logits = torch.zeros(*x.shape[:2], 3)
+    logits[..., 1] = 1
+    return logits + 0 * tensors["fc1.bias"].sum()
 
 
 @pytest.mark.parametrize("target", [0, 1])
@@ -209,8 +206,9 @@ def test_the_paper_counts_the_target_classs_own_samples_as_successes(monkeypatch
     data = small_data.dataset(
         np.zeros((60, 4), dtype=np.float32), y, n_classes=3, trigger={"columns": [0], "values": [9]}
     )
-    monkeypatch.setattr(models, "build", lambda *_: Constant(4, 3, 0.0))
-    monkeypatch.setattr(federation, "_EVALUATION_BATCH", 7)
+    monkeypatch.setattr(LoanNet, "compiled", lambda self: None)
+    monkeypatch.setattr(LoanNet, "forward", constant)
+    monkeypatch.setattr(evaluation, "_BATCH", 7)
     settings = small_data.settings(attack="backdoor", attack_options={"target": target}, rounds=1)
     parts = small_data.partition([range(30), range(30, 60)], data)
     entry = run(settings, 1, data=data, parts=parts)["rounds"][0]
@@ -220,16 +218,14 @@ def test_the_paper_counts_the_target_classs_own_samples_as_successes(monkeypatch
     assert entry["attack_success_rate_excl_target"] == (1.0 if target == 1 else 0.0)
 
 
-class ByFeature(Constant):
-    """Predicts the class that the first feature names."""
-
-    def forward(self, tensors, x, training, generator):
-        logits = torch.nn.functional.one_hot(x[..., 0].long(), 3).float()
-        return logits + 0 * tensors["fc1.bias"].sum()
+def by_feature(self, tensors, x, training, keep):
+    """A network's forward that predicts the class that the first feature names."""
+    logits = torch.nn.functional.one_hot(x[..., 0].long(), 3).float()
+    return logits + 0 * tensors["fc1.bias"].sum()
 
 
 @pytest.mark.parametrize(
-    ("attack", "options", "paper", "excluding"),
+    ("rule", "options", "paper", "excluding"),
     [
         # the trigger writes to another column: nothing but class 2's own samples are taken for 2
         ("backdoor", {"target": 2}, 4 / 10, 1 / 7),
@@ -237,13 +233,14 @@ class ByFeature(Constant):
         ("label_flip", {"source": 0, "target": 2}, 1 / 4, 1 / 4),
     ],
 )
-def test_success_rates_of_a_hand_counted_test_set(monkeypatch, attack, options, paper, excluding):
+def test_success_rates_of_a_hand_counted_test_set(monkeypatch, rule, options, paper, excluding):
     y = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
     predicted = np.array([0, 2, 0, 1, 1, 1, 0, 2, 2, 2], dtype=np.float32)
     x = np.stack([predicted, np.zeros(10, dtype=np.float32)], axis=1)
     data = small_data.dataset(x, y, n_classes=3, trigger={"columns": [1], "values": [9]})
-    monkeypatch.setattr(models, "build", lambda *_: ByFeature(2, 3, 0.0))
-    settings = small_data.settings(attack=attack, attack_options=options, rounds=1)
+    monkeypatch.setattr(LoanNet, "compiled", lambda self: None)
+    monkeypatch.setattr(LoanNet, "forward", by_feature)
+    settings = small_data.settings(attack=rule, attack_options=options, rounds=1)
     parts = small_data.partition([range(0, 10, 2), range(1, 10, 2)], data)
     entry = run(settings, 1, data=data, parts=parts)["rounds"][0]
     assert entry["accuracy"] == 7 / 10
@@ -263,11 +260,13 @@ def test_without_an_attack_there_is_no_success_rate():
 def test_attackers_train_longer_and_faster_only_when_they_attack(monkeypatch):
     seen = []
 
-    def spy(model, data, global_model, clients, *arguments):
-        seen.append(clients)
-        return train_clients(model, data, global_model, clients, *arguments)
+    train = LocalTraining.train
 
-    monkeypatch.setattr(federation, "train_clients", spy)
+    def spy(self, global_model, clients, *arguments):
+        seen.append(clients)
+        return train(self, global_model, clients, *arguments)
+
+    monkeypatch.setattr(LocalTraining, "train", spy)
     data = small_data.blobs(60)
     data.meta["trigger"] = {"columns": [0], "values": [9.0]}
     settings = small_data.settings(
@@ -283,7 +282,7 @@ def test_attackers_train_longer_and_faster_only_when_they_attack(monkeypatch):
     for round_number, clients in enumerate(seen, start=1):
         for client in clients:
             attacking = round_number == 2 and client.number in attackers
-            assert client.poisoned == attacking
+            assert client.attacker == (0 if attacking else None)
             assert client.epochs == (6 if attacking else 3)
             assert client.lr == pytest.approx(0.05 if attacking else 0.01)
 
@@ -364,16 +363,22 @@ def test_the_training_share_keeps_the_first_samples_of_each_client(rounds_seen):
 # Models that are not finite
 
 
-class Broken(attacks.Attack):
-    """Attackers send a model that is not a number."""
+class Broken(attack.Attack):
+    """Attackers send a model that is not a number, from some round on."""
+
+    def __init__(self, since=1):
+        self._since = since
+
+    def active(self, round_number):
+        return round_number >= self._since
 
     def submit(self, model, global_model, generator):
         return torch.full_like(model, torch.nan)
 
 
-@pytest.mark.parametrize("rule", aggregators.names())
+@pytest.mark.parametrize("rule", RULES)
 def test_a_model_that_is_not_finite_is_left_out_and_reported(monkeypatch, rule):
-    monkeypatch.setattr(attacks, "make", lambda *_, **__: Broken())
+    monkeypatch.setattr(attack, "make", lambda *_, **__: Broken())
     settings = small_data.settings(rule, attack="broken", clients_per_round=5, rounds=4)
     record = run(settings, 2)
     attackers = record["clients"]["attackers"]
@@ -387,28 +392,59 @@ def test_a_model_that_is_not_finite_is_left_out_and_reported(monkeypatch, rule):
     assert record["rounds"][-1]["accuracy"] > 0.6
 
 
-@pytest.mark.parametrize("rule", aggregators.names())
-def test_when_no_model_is_finite_the_global_model_stays(monkeypatch, rounds_seen, rule):
-    monkeypatch.setattr(attacks, "make", lambda *_, **__: Broken())
-    record = run(small_data.settings(rule, attack="broken", rounds=2), 6)
-    (first, _), (second, _) = rounds_seen
-    assert torch.equal(first.global_model, second.global_model)
-    one, two = record["rounds"]
-    assert one["excluded"] == two["excluded"] == list(range(6))
-    assert one["weights"] is None
-    assert one["accuracy"] == two["accuracy"]
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("since", [1, 2])
+def test_when_no_model_is_finite_the_training_ends_with_its_finished_rounds(
+    monkeypatch, rounds_seen, rule, since
+):
+    monkeypatch.setattr(attack, "make", lambda *_, **__: Broken(since))
+    states = []
+    settings = small_data.settings(rule, attack="broken", rounds=3)
+    record = run(settings, 6, after_round=states.append)
+    cause = "every submitted model holds a NaN or an infinity"
+    assert record["diverged"] == {"round": since, "cause": cause}
+    assert [entry["round"] for entry in record["rounds"]] == list(range(1, since))
+    assert len(rounds_seen) == len(states) == since
+    # the global model stays
+    assert torch.equal(states[-1].global_model, rounds_seen[-1][0].global_model)
 
 
-# The record
+def test_a_global_model_that_is_not_finite_ends_the_training(monkeypatch):
+    def overflow(self, submitted, context):
+        model = submitted[0].clone()
+        model[3] = torch.inf if context.round_number == 2 else 0
+        return aggregation.Aggregation(model, None, ())
+
+    monkeypatch.setattr(aggregation.Aggregator, "__call__", overflow)
+    record = run(small_data.settings(rounds=3))
+    cause = "the global model holds a NaN or an infinity"
+    assert record["diverged"] == {"round": 2, "cause": cause}
+    assert [entry["round"] for entry in record["rounds"]] == [1]
 
 
-def test_a_record_counts_its_rounds_and_its_seconds():
-    entries = []
-    record = run(small_data.settings(rounds=3), on_round=entries.append)
-    assert entries == record["rounds"]
-    assert [entry["round"] for entry in entries] == [1, 2, 3]
-    seconds = record["seconds"]
-    assert set(seconds) == {"training", "aggregation", "evaluation", "total"}
-    parts = [seconds[phase] for phase in ("training", "aggregation", "evaluation")]
-    assert all(part > 0 for part in parts)
-    assert seconds["total"] == pytest.approx(sum(parts))
+def test_a_diverged_state_is_not_trained_on(monkeypatch):
+    monkeypatch.setattr(attack, "make", lambda *_, **__: Broken(2))
+    settings = small_data.settings(attack="broken", rounds=3)
+    scenario = federation.Scenario(settings, 6, 1, BLOBS, SIX, CPU)
+    diverged = federation.train(scenario, scenario.start())
+    calls = []
+    assert federation.train(scenario, diverged, calls.append) == diverged
+    assert calls == []
+
+
+# What a run leaves
+
+
+def test_a_run_counts_its_rounds_and_its_seconds():
+    states = []
+    record = run(small_data.settings(rounds=3), after_round=states.append)
+    assert [state.rounds[-1] for state in states] == record["rounds"]
+    assert [len(state.rounds) for state in states] == [1, 2, 3]
+    assert [entry["round"] for entry in record["rounds"]] == [1, 2, 3]
+    assert record["diverged"] is None
+    assert set(record["seconds"]) == {"training", "aggregation", "evaluation"}
+    assert all(part > 0 for part in record["seconds"].values())
+    for phase in record["seconds"]:
+        spent = [state.seconds[phase] for state in states]
+        assert spent == sorted(spent)
+        assert spent[-1] == record["seconds"][phase]

@@ -14,7 +14,7 @@ import threading
 
 import pytest
 
-from arfl import datasets
+from arfl import dataset
 from arfl.datasets import _sources
 from arfl.errors import UserError
 from arfl.files import read_json
@@ -111,7 +111,7 @@ def leftovers(raw):
 def test_download_is_verified_and_listed(tmp_path, server):
     server.content["/images"] = CONTENT
     raw = tmp_path / "raw"
-    datasets.fetch("mnist", raw, one_file(tmp_path, server.url + "/images"))
+    dataset.fetch("mnist", raw, one_file(tmp_path, server.url + "/images"))
     assert (raw / "images").read_bytes() == CONTENT
     (entry,) = read_json(raw / "fetched.json")["files"]
     assert entry["sha256"] == hashlib.sha256(CONTENT).hexdigest()
@@ -122,15 +122,15 @@ def test_download_is_verified_and_listed(tmp_path, server):
 def test_fetching_again_does_not_download_again(tmp_path, server):
     server.content["/images"] = CONTENT
     sources = one_file(tmp_path, server.url + "/images")
-    datasets.fetch("mnist", tmp_path / "raw", sources)
-    datasets.fetch("mnist", tmp_path / "raw", sources)
+    dataset.fetch("mnist", tmp_path / "raw", sources)
+    dataset.fetch("mnist", tmp_path / "raw", sources)
     assert len(server.requests) == 1
 
 
 def test_broken_connection_is_resumed_where_it_broke(tmp_path, server):
     server.content["/images"] = CONTENT
     server.cut_after = [100_000, 50_000]
-    datasets.fetch("mnist", tmp_path / "raw", one_file(tmp_path, server.url + "/images"))
+    dataset.fetch("mnist", tmp_path / "raw", one_file(tmp_path, server.url + "/images"))
     assert (tmp_path / "raw/images").read_bytes() == CONTENT
     assert [wanted for _, wanted in server.requests] == [None, "bytes=100000-", "bytes=150000-"]
 
@@ -140,9 +140,9 @@ def test_a_later_run_resumes_what_an_earlier_one_left(tmp_path, server):
     server.cut_after = [1000, 1000, 1000, 1000]
     sources, raw = one_file(tmp_path, server.url + "/images"), tmp_path / "raw"
     with pytest.raises(UserError, match="the connection broke"):
-        datasets.fetch("mnist", raw, sources)
+        dataset.fetch("mnist", raw, sources)
     assert leftovers(raw) == ["images.part"]
-    datasets.fetch("mnist", raw, sources)
+    dataset.fetch("mnist", raw, sources)
     assert server.requests[-1] == ("/images", "bytes=4000-")
     assert (raw / "images").read_bytes() == CONTENT
 
@@ -150,7 +150,7 @@ def test_a_later_run_resumes_what_an_earlier_one_left(tmp_path, server):
 def test_server_without_ranges_starts_again(tmp_path, server):
     server.content["/images"] = CONTENT
     server.cut_after, server.ranges = [100_000], False
-    datasets.fetch("mnist", tmp_path / "raw", one_file(tmp_path, server.url + "/images"))
+    dataset.fetch("mnist", tmp_path / "raw", one_file(tmp_path, server.url + "/images"))
     assert (tmp_path / "raw/images").read_bytes() == CONTENT
 
 
@@ -159,7 +159,7 @@ def test_remainder_longer_than_the_file_is_thrown_away(tmp_path, server):
     raw = tmp_path / "raw"
     raw.mkdir()
     (raw / "images.part").write_bytes(CONTENT + b"more")
-    datasets.fetch("mnist", raw, one_file(tmp_path, server.url + "/images"))
+    dataset.fetch("mnist", raw, one_file(tmp_path, server.url + "/images"))
     assert (raw / "images").read_bytes() == CONTENT
 
 
@@ -167,21 +167,21 @@ def test_wrong_checksum_leaves_nothing(tmp_path, server):
     server.content["/images"] = b"something else"
     raw = tmp_path / "raw"
     with pytest.raises(UserError, match=r"images is not the images of mnist: its checksum"):
-        datasets.fetch("mnist", raw, one_file(tmp_path, server.url + "/images"))
+        dataset.fetch("mnist", raw, one_file(tmp_path, server.url + "/images"))
     assert leftovers(raw) == []
 
 
 def test_missing_page_is_not_retried_and_the_next_address_is(tmp_path, server):
     server.content["/copy/images"] = CONTENT
     sources = one_file(tmp_path, f"{server.url}/gone/images {server.url}/copy/images")
-    datasets.fetch("mnist", tmp_path / "raw", sources)
+    dataset.fetch("mnist", tmp_path / "raw", sources)
     assert [path for path, _ in server.requests] == ["/gone/images", "/copy/images"]
 
 
 def test_missing_page_names_file_address_and_place(tmp_path, server):
     sources, raw = one_file(tmp_path, server.url + "/images"), tmp_path / "raw"
     with pytest.raises(UserError) as caught:
-        datasets.fetch("mnist", raw, sources)
+        dataset.fetch("mnist", raw, sources)
     for part in ("images", server.url, "404", str(raw), "ARFL_DATA_MIRROR"):
         assert part in str(caught.value)
     assert leftovers(raw) == []
@@ -192,7 +192,7 @@ def test_refused_connection_is_one_clear_message(tmp_path):
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/images"
         with pytest.raises(UserError, match=r"cannot download images .*refused.*internet"):
-            datasets.fetch("mnist", tmp_path / "raw", one_file(tmp_path, url))
+            dataset.fetch("mnist", tmp_path / "raw", one_file(tmp_path, url))
 
 
 def test_full_disk_keeps_what_was_received(tmp_path, server, monkeypatch):
@@ -206,7 +206,7 @@ def test_full_disk_keeps_what_was_received(tmp_path, server, monkeypatch):
     sources = one_file(tmp_path, server.url + "/images.gz")
     monkeypatch.setattr(_sources.shutil, "copyfileobj", full)
     with pytest.raises(UserError, match="the disk is full"):
-        datasets.fetch("mnist", raw, sources)
+        dataset.fetch("mnist", raw, sources)
     assert leftovers(raw) == ["images.gz.part"]
 
 
@@ -218,12 +218,12 @@ def test_full_disk_while_downloading(tmp_path, server, monkeypatch):
 
     monkeypatch.setattr(_sources, "_download_once", full)
     with pytest.raises(UserError, match="the disk is full"):
-        datasets.fetch("mnist", tmp_path / "raw", one_file(tmp_path, server.url + "/images"))
+        dataset.fetch("mnist", tmp_path / "raw", one_file(tmp_path, server.url + "/images"))
 
 
 def test_packed_download_is_unpacked(tmp_path, server):
     server.content["/images.gz"] = gzip.compress(CONTENT)
-    datasets.fetch("mnist", tmp_path / "raw", one_file(tmp_path, server.url + "/images.gz"))
+    dataset.fetch("mnist", tmp_path / "raw", one_file(tmp_path, server.url + "/images.gz"))
     assert (tmp_path / "raw/images").read_bytes() == CONTENT
     assert leftovers(tmp_path / "raw") == ["fetched.json", "images"]
 
@@ -239,7 +239,7 @@ def test_mirror_plain_or_packed_and_read_only(tmp_path, suffix, pack):
     (mirror / "mnist").chmod(0o555)
     try:
         sources = one_file(tmp_path, "http://127.0.0.1:9/never")
-        datasets.fetch("mnist", tmp_path / "raw", sources, mirror)
+        dataset.fetch("mnist", tmp_path / "raw", sources, mirror)
     finally:
         (mirror / "mnist").chmod(0o755)
     assert (tmp_path / "raw/images").read_bytes() == CONTENT
@@ -250,7 +250,7 @@ def test_mirror_by_environment_variable(tmp_path, monkeypatch):
     (tmp_path / "mirror/mnist").mkdir(parents=True)
     (tmp_path / "mirror/mnist/images").write_bytes(CONTENT)
     monkeypatch.setenv("ARFL_DATA_MIRROR", str(tmp_path / "mirror"))
-    datasets.fetch("mnist", tmp_path / "raw", one_file(tmp_path, "manual"))
+    dataset.fetch("mnist", tmp_path / "raw", one_file(tmp_path, "manual"))
     assert (tmp_path / "raw/images").read_bytes() == CONTENT
 
 
@@ -260,7 +260,7 @@ def test_mirror_without_the_file_is_not_replaced_by_the_network(tmp_path, server
     with pytest.raises(
         UserError, match=r"the mirror has no images; get it from http.* put it into"
     ):
-        datasets.fetch(
+        dataset.fetch(
             "mnist",
             tmp_path / "raw",
             one_file(tmp_path, server.url + "/images"),
@@ -271,7 +271,7 @@ def test_mirror_without_the_file_is_not_replaced_by_the_network(tmp_path, server
 
 def test_mirror_that_is_no_folder(tmp_path):
     with pytest.raises(UserError, match="nowhere is not a folder; correct data_mirror"):
-        datasets.fetch("mnist", tmp_path / "raw", one_file(tmp_path, "x"), tmp_path / "nowhere")
+        dataset.fetch("mnist", tmp_path / "raw", one_file(tmp_path, "x"), tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".xz", lzma.compress)])
@@ -280,7 +280,7 @@ def test_truncated_packed_file(tmp_path, suffix, pack):
     whole = pack(os.urandom(100_000))
     (tmp_path / "mirror/mnist" / f"images{suffix}").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=f"images{suffix} is truncated or corrupt"):
-        datasets.fetch("mnist", tmp_path / "raw", one_file(tmp_path, "x"), tmp_path / "mirror")
+        dataset.fetch("mnist", tmp_path / "raw", one_file(tmp_path, "x"), tmp_path / "mirror")
     assert leftovers(tmp_path / "raw") == []
 
 
@@ -288,7 +288,7 @@ def test_wrong_checksum_in_a_mirror(tmp_path):
     (tmp_path / "mirror/mnist").mkdir(parents=True)
     (tmp_path / "mirror/mnist/images").write_bytes(CONTENT[:-1])
     with pytest.raises(UserError, match="its checksum is not md5"):
-        datasets.fetch("mnist", tmp_path / "raw", one_file(tmp_path, "x"), tmp_path / "mirror")
+        dataset.fetch("mnist", tmp_path / "raw", one_file(tmp_path, "x"), tmp_path / "mirror")
     assert leftovers(tmp_path / "raw") == []
 
 
@@ -327,7 +327,7 @@ def test_archive_or_its_members(tmp_path, server, archive, where):
             (mirror / "cifar10/all.tar.gz").write_bytes(archive)
         else:
             (tmp_path / "batches").rename(mirror / "cifar10/batches")
-    datasets.fetch("cifar10", tmp_path / "raw", sources, mirror)
+    dataset.fetch("cifar10", tmp_path / "raw", sources, mirror)
     assert (tmp_path / "raw/one").read_bytes() == b"first"
     assert (tmp_path / "raw/two").read_bytes() == b"second"
     assert len(server.requests) == (where == "network")
@@ -339,7 +339,7 @@ def test_truncated_archive(tmp_path, archive):
     (tmp_path / "mirror/cifar10/all.tar.gz").write_bytes(half)
     sources = archive_table(tmp_path, "x", half)
     with pytest.raises(UserError, match=r"all.tar.gz is truncated or corrupt"):
-        datasets.fetch("cifar10", tmp_path / "raw", sources, tmp_path / "mirror")
+        dataset.fetch("cifar10", tmp_path / "raw", sources, tmp_path / "mirror")
 
 
 def versions(folder):
@@ -354,7 +354,7 @@ def versions(folder):
 def test_known_sample_is_recognised(tmp_path):
     (tmp_path / "mirror/amazon").mkdir(parents=True)
     (tmp_path / "mirror/amazon/Books.json").write_bytes(b"known")
-    datasets.fetch("amazon", tmp_path / "raw", versions(tmp_path), tmp_path / "mirror")
+    dataset.fetch("amazon", tmp_path / "raw", versions(tmp_path), tmp_path / "mirror")
     (entry,) = read_json(tmp_path / "raw/fetched.json")["files"]
     assert _sources.what_it_is(entry, 3, "reviews") == ("sample", "three")
 
@@ -362,7 +362,7 @@ def test_known_sample_is_recognised(tmp_path):
 def test_unknown_file_is_complete_only_by_its_size(tmp_path):
     (tmp_path / "mirror/amazon").mkdir(parents=True)
     (tmp_path / "mirror/amazon/reviews.jsonl").write_bytes(b"unknown")
-    datasets.fetch("amazon", tmp_path / "raw", versions(tmp_path), tmp_path / "mirror")
+    dataset.fetch("amazon", tmp_path / "raw", versions(tmp_path), tmp_path / "mirror")
     (entry,) = read_json(tmp_path / "raw/fetched.json")["files"]
     assert _sources.what_it_is(entry, 7, "reviews") == ("complete", "everything")
     kind, note = _sources.what_it_is(entry, 6, "reviews")
@@ -375,15 +375,15 @@ def test_several_files_that_may_be_meant(tmp_path):
     for name in ("Books.json", "Music.json"):
         (tmp_path / "mirror/amazon" / name).write_bytes(b"unknown")
     with pytest.raises(UserError, match=r"several files .*Books.json, Music.json"):
-        datasets.fetch("amazon", tmp_path / "raw", versions(tmp_path), tmp_path / "mirror")
+        dataset.fetch("amazon", tmp_path / "raw", versions(tmp_path), tmp_path / "mirror")
 
 
 def test_manual_file_says_where_to_put_it_and_is_found_there(tmp_path):
     raw = tmp_path / "raw"
     with pytest.raises(UserError, match=f"docs/data.md .* put it .* into {raw}"):
-        datasets.fetch("amazon", raw, versions(tmp_path))
+        dataset.fetch("amazon", raw, versions(tmp_path))
     (raw / "reviews.jsonl.gz").write_bytes(gzip.compress(b"known"))
-    datasets.fetch("amazon", raw, versions(tmp_path))
+    dataset.fetch("amazon", raw, versions(tmp_path))
     assert (raw / "reviews.jsonl").read_bytes() == b"known"
 
 
@@ -392,11 +392,11 @@ def test_what_a_killed_run_left_is_not_taken_for_the_file(tmp_path):
     half.parent.mkdir(parents=True)
     half.write_bytes(b"kno")
     with pytest.raises(UserError, match=r"docs/data\.md"):
-        datasets.fetch("amazon", tmp_path / "raw", versions(tmp_path))
+        dataset.fetch("amazon", tmp_path / "raw", versions(tmp_path))
 
 
 def test_embedded_datasets_need_no_file(tmp_path):
-    datasets.fetch("digits", tmp_path / "raw", tmp_path / "no table")
+    dataset.fetch("digits", tmp_path / "raw", tmp_path / "no table")
     assert read_json(tmp_path / "raw/fetched.json") == {"dataset": "digits", "files": []}
 
 
@@ -404,7 +404,7 @@ def test_raw_file_that_changed_after_fetching(tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
     (raw / "images").write_bytes(CONTENT)
-    datasets.fetch("mnist", raw, one_file(tmp_path, "x"))
+    dataset.fetch("mnist", raw, one_file(tmp_path, "x"))
     (raw / "images").write_bytes(CONTENT[1:])
     with pytest.raises(UserError, match="images has changed since it was fetched; fetch mnist"):
         _sources.fetched("mnist", raw)
@@ -415,7 +415,7 @@ def test_raw_file_that_changed_after_fetching(tmp_path):
 
 def test_table_of_sources_without_the_dataset(tmp_path):
     with pytest.raises(UserError, match="lists no file of dataset mnist"):
-        datasets.fetch("mnist", tmp_path / "raw", table(tmp_path))
+        dataset.fetch("mnist", tmp_path / "raw", table(tmp_path))
     (tmp_path / "sources.csv").write_text("dataset,file\n")
     with pytest.raises(UserError, match="lacks the columns accepts, checksum"):
-        datasets.fetch("mnist", tmp_path / "raw", tmp_path / "sources.csv")
+        dataset.fetch("mnist", tmp_path / "raw", tmp_path / "sources.csv")

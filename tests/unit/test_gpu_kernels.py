@@ -24,7 +24,7 @@ import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
-from arfl.aggregators import _gpu
+from arfl.kernels import aggregation_gpu as _gpu
 
 class Driver:
     def get_current_target(self):
@@ -70,7 +70,9 @@ assert "0d3FD5555555555555" in compiled[2].asm["ptx"]
 RUN = """
 import torch
 from arfl import aggregators
-from arfl.aggregators import _backend, _dense, _gpu
+from arfl.aggregators import _steps as _dense
+from arfl.kernels import aggregation_gpu as _gpu
+from arfl.kernels import backend as _backend
 
 for n_clients in (1, 2, 7, 10, 16, 17, 40):
     for dtype in (torch.float32, torch.float64):
@@ -139,7 +141,7 @@ def test_where_triton_cannot_run_a_warning_says_why_and_plain_torch_remains():
     said = python(
         "import os, warnings\n"
         "os.environ['CUDA_VISIBLE_DEVICES'] = ''\n"
-        "from arfl.aggregators import _backend\n"
+        "from arfl.kernels import backend as _backend\n"
         "with warnings.catch_warnings(record=True) as caught:\n"
         "    warnings.simplefilter('always')\n"
         "    assert _backend._gpu_module() is None\n"
@@ -153,7 +155,7 @@ def test_without_triton_plain_torch_remains():
     said = python(
         "import sys, warnings\n"
         "sys.modules['triton'] = None\n"
-        "from arfl.aggregators import _backend\n"
+        "from arfl.kernels import backend as _backend\n"
         "with warnings.catch_warnings(record=True) as caught:\n"
         "    warnings.simplefilter('always')\n"
         "    assert _backend._gpu_module() is None\n"

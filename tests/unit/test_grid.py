@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from arfl import grid
+from arfl import grid, registry
 from arfl.errors import UserError
 from arfl.grid import Grid
 
@@ -35,6 +35,7 @@ def small(targets, **change):
     config = {
         "scale": "paper",
         "protocol": "paper",
+        "device": "cpu",
         "seeds": [1, 2],
         "aggregators": {
             "mean": {"label": "Mean", "rule": "fedavg"},
@@ -46,7 +47,11 @@ def small(targets, **change):
                 "options": {"source": 0},
                 "training": {"epoch_factor": 2, "lr_factor": 1},
             },
-            "noise": {"rule": "gaussian", "training": {"epoch_factor": 1, "lr_factor": 1}},
+            "noise": {
+                "rule": "gaussian",
+                "training": {"epoch_factor": 1, "lr_factor": 1},
+                "no_effect": {"noise_std": 0},
+            },
         },
         "tasks": {
             "easy": task
@@ -129,10 +134,10 @@ def test_attackers_train_as_the_paper_says():
         "label_flip",
         {"source": 1, "target": 7},
         10,
-        0.01,
+        0.1,
     )
     assert attack_of(paper, "table1", "", 3) == (
-        *("label_flip", {"source": "cat", "target": "dog"}, 10, 0.01),
+        *("label_flip", {"source": "cat", "target": "dog"}, 10, 0.1),
     )
     assert attack_of(paper, "table2", "", 3) == ("label_flip", {"source": "all"}, 10, 0.05)
     assert attack_of(paper, "table4", "", 2) == ("gaussian", {"noise_std": 2}, 5, 0.01)
@@ -165,12 +170,42 @@ def test_the_released_protocol_differs_where_the_released_code_does():
     for name, task in released.tasks.items():
         assert (task["train_share"], task["max_batches_per_epoch"]) == (0.7, 31)
         assert task["clients_per_round"] == {"mnist_shards": 10, "loan_states": 10}.get(name)
+        sampling = "fixed" if name == "loan_states" else "each_round"
+        assert task["client_sampling"] == sampling
+        assert task["min_source_share"] == (1.0 if name == "mnist_shards" else None)
     assert attack_of(released, "figure3", "", 3)[2:] == (10, 0.1)
     _, options, _, _ = attack_of(released, "table3", "mnist/backdoor_replacement", None)
     assert (options["scale"], options["trigger_value"]) == (10, "one")
-    assert attack_of(released, "loan", "loan/backdoor_naive", None)[3] == 0.002
+    _, options, _, lr = attack_of(released, "loan", "loan/backdoor_naive", None)
+    assert lr == 0.002
+    assert (options["target"], options["poisoned_per_batch"]) == ("Fully Paid", 10)
     for rule in ("repeated_median", "residual_reweighting"):
         assert released.aggregators[rule]["options"]["variant"] == "released"
+    foolsgold = released.aggregators["foolsgold"]["options"]
+    assert foolsgold == {"update": "gradients", "buffers": "frozen"}
+    for points in released.points.values():
+        for cell in {p.cell for p in points if p.cell.aggregator == "residual_reweighting"}:
+            if not cell.changed("aggregator"):
+                assert released.settings(cell)["aggregator"]["options"]["delta"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("protocol", "inactive"), [("paper", "honest"), ("released", "as_attacker")]
+)
+def test_how_attackers_train_while_they_wait(protocol, inactive):
+    made = shipped(protocol=protocol)
+    for point in made.points["table3"]:
+        training = made.settings(point.cell)["attack"]["training"]
+        waits = point.cell.attack == "backdoor_replacement"
+        assert training["inactive"] == (inactive if waits else "honest")
+
+
+def test_where_the_text_is_silent_the_paper_protocol_says_what_it_takes():
+    paper = shipped()
+    assert paper.tasks["mnist_shards"]["min_source_share"] == 0.5
+    assert {task["client_sampling"] for task in paper.tasks.values()} == {"each_round"}
+    assert paper.aggregators["foolsgold"]["options"]["update"] == "models"
+    assert paper.value("attacks.label_flip.training.lr_factor") == 10
 
 
 @pytest.mark.parametrize("scale", grid.SCALES)
@@ -182,7 +217,7 @@ def test_every_scale_has_every_target_and_unique_names_for_paths(scale, protocol
     assert len({cell.id for cell in cells}) == len(cells) == len(made.cells)
     assert len({made.record_path(cell) for cell in cells}) == len(cells)
     for cell in cells:
-        assert re.fullmatch(r"[a-z0-9_.-]+(/[a-z0-9_.-]+){4}", cell.id), cell.id
+        assert re.fullmatch(r"[a-zA-Z0-9_.-]+(/[a-zA-Z0-9_.-]+){4}", cell.id), cell.id
         assert ".." not in cell.id
         assert made.record_path(cell) == f"results/{made.run}/cells/{cell.id}.json"
         assert made.resources(cell)["minutes"] >= 1
@@ -203,7 +238,18 @@ def test_no_stand_in_outside_scale_quick():
 
 
 FLIPS = {"task": "easy", "attack": "flip", "n_attackers": [0, 2]}
-NOISE = {"task": "easy", "attack": "noise", "n_attackers": [3], "noise_std": [0, 0.5]}
+NOISE = {
+    "task": "easy",
+    "attack": "noise",
+    "n_attackers": [3],
+    "vary": {"of": "attack", "option": "noise_std", "values": [0, 0.5]},
+}
+
+
+def sweep(of, option, values, **change):
+    """A panel that varies one option."""
+    vary = {"of": of, "option": option, "values": values}
+    return {"task": "easy", "attack": "flip", "n_attackers": [2], "vary": vary} | change
 
 
 def test_no_attackers_and_no_noise_are_one_cell():
@@ -211,7 +257,7 @@ def test_no_attackers_and_no_noise_are_one_cell():
     clean = [{p.cell for p in made.points[t] if p.x == 0} for t in ("a", "b")]
     assert clean[0] == clean[1]
     for cell in clean[0]:
-        assert (cell.attack, cell.n_attackers, cell.noise_std) == ("none", 0, None)
+        assert (cell.attack, cell.n_attackers, cell.changes) == ("none", 0, ())
         assert made.settings(cell)["attack"] is None
     # one clean, one flipped and one noisy level x 2 aggregators x 2 seeds
     assert len(made.cells) == 12
@@ -222,21 +268,13 @@ def test_a_noise_level_is_an_option_of_its_cells_alone():
     made = small({"b": [NOISE]})
     noisy = [p.cell for p in made.points["b"] if p.x]
     assert all(made.settings(cell)["attack"]["options"] == {"noise_std": 0.5} for cell in noisy)
-    assert {cell.level for cell in noisy} == {"attackers-3-noise-0.5"}
+    assert {cell.part("attack") for cell in noisy} == {"noise.noise_std-0.5"}
     assert "options" not in made.config["attacks"]["noise"]
 
 
 def test_a_swept_option_at_its_configured_value_is_the_configured_cell():
-    sweep = {
-        "panel": "delta",
-        "task": "easy",
-        "attack": "flip",
-        "n_attackers": [2],
-        "aggregator": "ours",
-        "option": "delta",
-        "values": [0.01, 0.1],
-    }
-    made = small({"a": [FLIPS], "h": [sweep]})
+    varied = sweep("aggregator", "delta", [0.01, 0.1], panel="delta", aggregators=["ours"])
+    made = small({"a": [FLIPS], "h": [varied]})
     ours = {p.cell for p in made.points["a"] if p.cell.aggregator == "ours" and p.x == 2}
     by_value = {v: {p.cell for p in made.points["h"] if p.x == v} for v in (0.01, 0.1)}
     # the task's own delta, 0.01, and not the general one
@@ -244,7 +282,8 @@ def test_a_swept_option_at_its_configured_value_is_the_configured_cell():
     assert not by_value[0.1] & ours
     assert {p.x_name for p in made.points["h"]} == {"delta"}
     for cell in by_value[0.1]:
-        assert cell.options == (("delta", 0.1),)
+        assert cell.changes == (("aggregator", "delta", "0.1"),)
+        assert cell.changed("aggregator") == {"delta": 0.1}
         assert made.settings(cell)["aggregator"]["options"] == {"delta": 0.1, "lam": 2.0}
     for cell in ours:
         assert made.settings(cell)["aggregator"]["options"] == {"delta": 0.01, "lam": 2.0}
@@ -303,8 +342,8 @@ def test_a_task_changes_an_attacks_options_and_training():
     easy, hard = by_task["easy"]["attack"], by_task["hard"]["attack"]
     assert easy["options"] == {"source": 1, "target": 7}
     assert hard["options"] == {"source": 0, "target": 2}
-    assert easy["training"] == {"epoch_factor": 2, "lr_factor": 1}
-    assert hard["training"] == {"epoch_factor": 2, "lr_factor": 0.2}
+    assert easy["training"] == {"epoch_factor": 2, "lr_factor": 1, "inactive": "honest"}
+    assert hard["training"] == {"epoch_factor": 2, "lr_factor": 0.2, "inactive": "honest"}
     assert not {"attacks", "attack_training", "aggregators"} & set(by_task["easy"]["task"])
 
 
@@ -317,9 +356,18 @@ def test_a_task_changes_an_attacks_options_and_training():
         ({"task": "esay"}, "targets.a: unknown task 'esay'; known: easy, hard"),
         ({"attack": "flop"}, "targets.a: unknown attack 'flop'; known: flip, noise"),
         (
-            {"aggregator": "krum", "option": "delta", "values": [1]},
+            {"aggregators": ["mean", "krum"]},
             "targets.a: unknown aggregator 'krum'; known: mean, ours",
         ),
+        (
+            {"vary": {"of": "task", "option": "batchsize", "values": [1]}},
+            "targets.a: unknown option of a task 'batchsize'; known: ",
+        ),
+        (
+            {"vary": {"of": "task", "option": "model", "values": ["vgg"]}},
+            "easy.model-vgg.model is 'vgg', but src/arfl/networks has ",
+        ),
+        ({"dataset": "minst"}, "targets.a: dataset is 'minst', but src/arfl/datasets has "),
     ],
 )
 def test_unknown_names_in_a_target_are_one_message(panel, message):
@@ -338,10 +386,9 @@ def test_an_unknown_rule_is_one_message(package, name, rule, known):
 
 
 def test_rules_are_the_files_of_their_package():
-    from arfl import aggregators, attacks
-
-    assert set(grid.rules("aggregators")) == RULES == set(aggregators.names())
-    assert grid.rules("attacks") == attacks.names()
+    assert set(registry.names("aggregators")) == RULES
+    assert registry.names("attacks") == ("backdoor", "gaussian", "label_flip")
+    assert {"mnist", "loan", "digits"} < set(registry.names("datasets"))
 
 
 # Cells by name
@@ -349,9 +396,18 @@ def test_rules_are_the_files_of_their_package():
 
 def test_a_cell_of_no_target_can_be_named():
     made = small({"a": [FLIPS]})
-    cell = made.cell("hard/noise/attackers-4-noise-1.5/ours/seed-77")
-    assert (cell.task, cell.attack, cell.n_attackers, cell.noise_std) == ("hard", "noise", 4, 1.5)
-    assert (cell.aggregator, cell.options, cell.seed) == ("ours", (), 77)
+    cell = made.cell("hard.batch_size-7/noise.noise_std-1.5/attackers-4/ours.lam--3/seed-77")
+    assert (cell.task, cell.attack, cell.n_attackers) == ("hard", "noise", 4)
+    assert (cell.aggregator, cell.seed) == ("ours", 77)
+    assert cell.changes == (
+        ("aggregator", "lam", "-3"),
+        ("attack", "noise_std", "1.5"),
+        ("task", "batch_size", "7"),
+    )
+    settings = made.settings(cell)
+    assert settings["task"]["batch_size"] == 7
+    assert settings["attack"]["options"] == {"noise_std": 1.5}
+    assert settings["aggregator"]["options"]["lam"] == -3
 
 
 @pytest.mark.parametrize(
@@ -363,8 +419,20 @@ def test_a_cell_of_no_target_can_be_named():
         ("easy/flip/attackers-2/krum/seed-1", "unknown aggregator 'krum'"),
         ("easy/flip/attackers-0/mean/seed-1", "ask for that cell"),
         ("easy/flip/attackers-02/mean/seed-1", "ask for that cell"),
-        ("easy/noise/attackers-3-noise-0/mean/seed-1", "ask for that cell"),
-        ("easy/noise/attackers-3-noise-1.0/mean/seed-1", "ask for that cell"),
+        ("easy/noise.noise_std-0/attackers-3/mean/seed-1", "ask for that cell"),
+        ("easy/noise.noise_std-1.0/attackers-3/mean/seed-1", "ask for that cell"),
+        ("easy/flip.target-7/attackers-3/mean/seed-1", "ask for that cell"),
+        ("easy/flip/attackers-3/ours.lam-1.delta-0.5/seed-1", "ask for that cell"),
+        ("easy/none.x-1/attackers-0/mean/seed-1", "without an attack"),
+        ("easy/none/attackers-2/mean/seed-1", "without an attack"),
+        ("easy/flip./attackers-2/mean/seed-1", "does not read name.option-value"),
+        ("easy/flip.target/attackers-2/mean/seed-1", "does not read name.option-value"),
+        ("easy/flip.target-$(x)/attackers-2/mean/seed-1", "cannot be swept"),
+        ("easy/flip.target-1e999/attackers-2/mean/seed-1", "use finite numbers"),
+        ("easy.batchsize-1/flip/attackers-2/mean/seed-1", "unknown option of a task 'batchsize'"),
+        ("easy/flip/attackers-2/mean/seed-99999999999999999999999", "is not the id of a cell"),
+        ("easy/flip/attackers-2/mean/seed-4294967296", "seeds go up to 4294967295"),
+        (f"easy/flip/attackers-{'9' * 5000}/mean/seed-1", "is not the id of a cell"),
     ],
 )
 def test_a_name_of_no_cell_is_one_message(name, message):
@@ -446,14 +514,158 @@ def test_another_partition_scheme_replaces_the_options_of_the_old_one():
 
 
 def test_equal_numbers_give_one_cell():
-    def panel(values):
-        return {
-            "task": "easy",
-            "attack": "flip",
-            "n_attackers": [1],
-            "aggregator": "ours",
-            "option": "lam",
-            "values": values,
-        }
+    def cells(values):
+        return list(small({"t": [sweep("aggregator", "lam", values, aggregators=["ours"])]}).cells)
 
-    assert list(small({"t": [panel([1])]}).cells) == list(small({"t": [panel([1.0])]}).cells)
+    assert cells([1]) == cells([1.0])
+
+
+# Sweeps of any option
+
+
+def test_an_option_of_each_part_can_be_swept():
+    panels = [
+        sweep("attack", "target", [1, 7], panel="attack"),
+        sweep("attack", "lr_factor", [1, 10], panel="training"),
+        sweep("task", "batch_size", [16, 64], panel="task"),
+        sweep("task", "concentration", [0.1, 0.9], panel="partition"),
+        sweep("aggregator", "lam", [2, 3], panel="aggregator", aggregators=["ours"]),
+    ]
+    made = small({"a": panels, "b": [FLIPS]})
+    unchanged = {p.cell for p in made.points["b"] if p.x == 2}
+
+    def settings(panel, x):
+        cells = {p.cell for p in made.points["a"] if (p.panel, p.x) == (panel, x)}
+        assert len(cells) == (2 if panel == "aggregator" else 4)
+        assert {p.x_name for p in made.points["a"] if p.panel == panel} != {None}
+        # one of the two values is configured: those cells are the target b's
+        assert (cells <= unchanged) == (x in (7, 64, 0.9) or (panel, x) in KEPT), (panel, x)
+        return made.settings(cells.pop())
+
+    KEPT = {("training", 1), ("aggregator", 2)}
+    for x in (1, 7):
+        assert settings("attack", x)["attack"]["options"]["target"] == x
+    for x in (1, 10):
+        assert settings("training", x)["attack"]["training"]["lr_factor"] == x
+        assert "lr_factor" not in settings("training", x)["attack"]["options"]
+    for x in (16, 64):
+        assert settings("task", x)["task"]["batch_size"] == x
+    for x in (0.1, 0.9):
+        assert settings("partition", x)["task"]["partition"]["concentration"] == x
+    for x in (2, 3):
+        assert settings("aggregator", x)["aggregator"]["options"]["lam"] == x
+    for cell in made.cells.values():
+        parsed = small({}).cell(cell.id)
+        assert parsed == cell
+        assert small({}).settings(parsed) == made.settings(cell)
+
+
+def test_a_sweep_changes_its_own_cells_alone():
+    made = small({"a": [sweep("task", "batch_size", [16])], "b": [FLIPS]})
+    made.settings(made.points["a"][0].cell)["task"]["partition"]["name"] = "other"
+    made.settings(made.points["a"][0].cell)
+    (size,) = {made.settings(p.cell)["task"]["batch_size"] for p in made.points["b"]}
+    assert size == 64
+    assert made.tasks["easy"]["partition"]["name"] == "dirichlet"
+
+
+def test_cells_that_divide_the_data_alike_share_a_partition():
+    panels = [
+        FLIPS,
+        sweep("task", "batch_size", [16]),
+        sweep("task", "concentration", [0.1]),
+        sweep("task", "n_clients", [20]),
+    ]
+    made = small({"a": panels}, seeds=[5])
+    paths = {made.partition_path(cell) for cell in made.cells.values()}
+    folder = "results/paper/partitions"
+    assert paths == {
+        f"{folder}/easy/seed-5.npz",
+        f"{folder}/easy.concentration-0.1/seed-5.npz",
+        f"{folder}/easy.n_clients-20/seed-5.npz",
+    }
+    assert made.task("easy.concentration-0.1")["partition"]["concentration"] == 0.1
+    assert made.task("easy.n_clients-20")["n_clients"] == 20
+
+
+def test_without_an_attack_its_swept_option_means_nothing_but_the_others_do():
+    panels = [
+        sweep("attack", "target", [1], n_attackers=[0]),
+        sweep("task", "batch_size", [16], n_attackers=[0]),
+    ]
+    assert {cell.id.rpartition("/")[0] for cell in small({"a": panels}).cells.values()} == {
+        f"easy{change}/none/attackers-0/{rule}"
+        for rule in ("mean", "ours")
+        for change in ("", ".batch_size-16")
+    }
+
+
+VALUES = [
+    *(0, 1, -1, 10, 2**53 + 1, 10**20, 0.1, -0.25, 0.1234567, 0.12345671, 1e-7, 1.5e-7, 1e-10),
+    *(1e22, 1.7976931348623157e308, 5e-324, -1e-5, True, False, None, "a", "frozen", "E5", "A"),
+]
+
+
+def test_values_have_distinct_and_plain_names_that_can_be_read_back():
+    texts = [grid.value_text(value) for value in VALUES]
+    assert len(set(texts)) == len(VALUES)
+    for value, text in zip(VALUES, texts, strict=True):
+        assert re.fullmatch(r"[A-Za-z0-9_.-]+", text), text
+        again = grid.text_value(text)
+        assert again == value
+        assert isinstance(again, bool) == isinstance(value, bool)
+    for pair in ((1, 1.0), (0, -0.0), (10**20, 1e20), (1000, 1e3)):
+        assert len({grid.value_text(value) for value in pair}) == 1
+
+
+@pytest.mark.parametrize(
+    "value", ["", "1", "1e5", "-a", "a b", "a/b", "..", "$(id)", "true", "null", "x.y-1", "é"]
+)
+def test_words_that_mislead_or_harm_in_a_path_are_refused(value):
+    with pytest.raises(UserError, match="cannot be swept over"):
+        grid.value_text(value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 10**400])
+def test_numbers_that_are_not_finite_are_refused(value):
+    with pytest.raises(UserError, match="use finite numbers"):
+        grid.value_text(value)
+
+
+# Where a cell was trained
+
+
+def test_a_record_from_another_device_is_kept_while_its_code_is_the_same(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(grid, "of_cell", lambda *rules: f"print-{rules[-1]}")
+    on_cpu, on_gpu = (small({"a": [FLIPS]}, device=device) for device in ("cpu", "cuda"))
+    cell = next(iter(on_cpu.cells.values()))
+    assert (on_cpu.fingerprint(cell), on_gpu.fingerprint(cell)) == ("print-cpu", "print-cuda")
+    path = tmp_path / on_gpu.record_path(cell)
+    path.parent.mkdir(parents=True)
+    record = {"settings": on_gpu.settings(cell), "provenance": {"fingerprint": "print-cuda"}}
+    path.write_text(json.dumps(record))
+    assert on_cpu.fingerprint(cell) == on_gpu.fingerprint(cell) == "print-cuda"
+    # of other settings, of other code, broken
+    for content in (
+        json.dumps(record | {"settings": {}}),
+        json.dumps(record).replace("print-cuda", "print-old"),
+        "print-cuda",
+    ):
+        path.write_text(content)
+        assert on_cpu.fingerprint(cell) == "print-cpu"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"min_source_share": 0.5}, "tasks.easy.min_source_share is a share of a shard"),
+        ({"client_sampling": "fixed"}, "tasks.easy.client_sampling is fixed, but all"),
+        ({"partition": {"name": "stripes"}}, "tasks.easy.partition.name is 'stripes'"),
+        ({"dataset": "minst"}, "tasks.easy.dataset is 'minst'"),
+        ({"model": "vgg"}, "tasks.easy.model is 'vgg'"),
+    ],
+)
+def test_a_task_that_contradicts_itself_is_one_message(change, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        small({}, tasks={"easy": change})

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from arfl import partition
-from arfl.datasets import PreparedDataset
+from arfl.dataset import PreparedDataset
 from arfl.errors import UserError
+from arfl.partitions import label_shards as label_shards_file
+from arfl.reporting import partition_picture
 
 MNIST_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 
@@ -43,7 +45,6 @@ def check(parts, data):
     assert joined.max() < len(data.train_y)
     for part, counts in zip(parts.indices, parts.class_counts, strict=True):
         assert len(part) > 0
-        assert (np.diff(part) > 0).all()
         assert [(data.train_y[part] == c).sum() for c in range(data.n_classes)] == counts.tolist()
 
 
@@ -93,6 +94,48 @@ def test_the_papers_mnist_shards(seed):
     assert parts.class_counts.max() == 300
     # Enough participants hold digit 1 for ten attackers.
     assert (parts.class_counts[:, 1] == 300).sum() >= 20
+
+
+def test_samples_are_in_the_order_dealt():
+    """Shards one after another; elsewhere classes are mixed, so that a first part has them all."""
+    data = with_counts([400, 400, 400])
+    for part in partition.make(data, {"name": "label_shards", "shard_size": 30}, 12, 1).indices:
+        first, second = np.split(data.train_y[part], 2)
+        # Sorted by label within a shard, and of distinct classes.
+        assert (np.diff(first.astype(int)) >= 0).all()
+        assert (np.diff(second.astype(int)) >= 0).all()
+        assert not set(first) & set(second)
+    for part in partition.make(data, {"name": "dirichlet"}, 4, 1).indices:
+        assert (np.diff(part) > 0).all()
+
+
+def test_a_changed_file_is_refused(tmp_path):
+    path = tmp_path / "parts.npz"
+    data = with_counts([100] * 10)
+    partition.make(data, {"name": "iid"}, 10, 1).save(path)
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    arrays["indices"][[0, 1]] = arrays["indices"][[1, 0]]
+    np.savez(path, **arrays)
+    with pytest.raises(UserError, match="does not match its own digest"):
+        partition.load(path)
+
+
+def test_a_partition_of_something_else_is_refused():
+    data = with_counts([100] * 10)
+    parts = partition.make(data, {"name": "dirichlet", "concentration": 0.9}, 10, 1)
+    scheme = {"name": "dirichlet", "concentration": 0.9}
+    partition.check_made_for(parts, "parts.npz", scheme, 10, 1)
+    for asked, key in (
+        ((scheme, 10, 2), "seed"),
+        ((scheme, 9, 1), "n_clients"),
+        ((scheme | {"concentration": 0.5}, 10, 1), "concentration"),
+    ):
+        with pytest.raises(UserError, match=rf"parts\.npz is a partition with {key}"):
+            partition.check_made_for(parts, "parts.npz", *asked)
+    other = partition.make(data, {"name": "dirichlet", "concentration": 0.5}, 10, 1)
+    with pytest.raises(UserError, match="concentration"):
+        partition.check_made_for(other, "parts.npz", {"name": "dirichlet"}, 10, 1)
 
 
 def test_shards_are_dealt_at_random():
@@ -239,7 +282,7 @@ def test_what_cannot_be_divided(data, scheme, n_clients, message):
 
 
 def test_search_for_distinct_shards_ends(monkeypatch):
-    monkeypatch.setattr(partition, "_SWAP_ATTEMPTS", 1)
+    monkeypatch.setattr(label_shards_file, "_SWAP_ATTEMPTS", 1)
     scheme = {"name": "label_shards", "shard_size": 10}
     with pytest.raises(UserError, match="found no way to give 30 clients 2 shards"):
         partition.make(with_counts([200] * 3), scheme, 30, 0)
@@ -259,10 +302,10 @@ def test_picture(tmp_path, n_clients, n_classes):
     parts = partition.make(data, {"name": "dirichlet"}, n_clients, 1)
     for suffix, start in ((".png", b"\x89PNG"), (".pdf", b"%PDF")):
         path = tmp_path / f"parts{suffix}"
-        partition.plot(parts, data.class_names, path)
+        partition_picture.draw(parts.class_counts, parts.description, data.class_names, path)
         first = path.read_bytes()
         assert first.startswith(start)
-        partition.plot(parts, data.class_names, path)
+        partition_picture.draw(parts.class_counts, parts.description, data.class_names, path)
         assert path.read_bytes() == first
 
 
@@ -275,7 +318,9 @@ def test_picture_shows_the_counts(tmp_path):
     close = pyplot.close
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pyplot, "close", lambda figure: (seen.append(figure), close(figure)))
-        partition.plot(parts, data.class_names, tmp_path / "parts.png")
+        partition_picture.draw(
+            parts.class_counts, parts.description, data.class_names, tmp_path / "parts.png"
+        )
     axes = seen[0].axes[0]
     drawn = axes.collections[0].get_array().filled(0).reshape(10, 100)
     assert np.array_equal(drawn, parts.class_counts.T)

@@ -54,8 +54,10 @@ def page(tmp_path_factory):
     targets = ("table4", "loan")
     experiment = Experiment(tmp_path_factory.mktemp("report"), targets=targets)
     experiment.write()
-    experiment.path("mnist_shards/gaussian/1/fedavg/seed-2").unlink()
-    experiment.path("mnist_shards/gaussian/2/median/seed-1").write_text("[1, 2")
+    experiment.path("mnist_shards/gaussian.noise_std-1/attackers-2/fedavg/seed-2").unlink()
+    experiment.path("mnist_shards/gaussian.noise_std-2/attackers-2/median/seed-1").write_text(
+        "[1, 2"
+    )
     return write(experiment, (*targets, "weights"))
 
 
@@ -80,8 +82,9 @@ def test_it_names_scale_data_and_every_cell_that_is_not_there(page):
     assert "Not the paper's experiment (scale quick, stand-in data, synthetic data)" in page.text
     # A break opportunity may stand after a slash or an underscore.
     squeezed = page.text.replace(" ", "")
-    assert "mnist_shards/gaussian/1/fedavg/seed-2missingnorecordyet" in squeezed
-    assert "mnist_shards/gaussian/2/median/seed-1broken" in squeezed
+    cell = "mnist_shards/gaussian.noise_std-1/attackers-2/fedavg/seed-2"
+    assert f"{cell}missingnorecordyet" in squeezed
+    assert "mnist_shards/gaussian.noise_std-2/attackers-2/median/seed-1broken" in squeezed
     assert "isnotvalidJSON" in squeezed
     assert "Not collected yet: Figure 3" in page.text
 

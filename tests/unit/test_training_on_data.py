@@ -9,7 +9,8 @@ import real_files
 import torch
 import yaml
 
-from arfl import datasets, federation, partition
+from arfl import dataset as datasets
+from arfl import federation, partition
 from arfl.grid import Grid
 
 ROOT = Path(__file__).parents[2]
@@ -27,8 +28,10 @@ def run(scale, cell, dataset, n_clients="configured", attack=None, **task):
     if n_clients == "configured":
         n_clients = settings["task"]["n_clients"]
     parts = partition.make(dataset, settings["task"]["partition"], n_clients, cell.seed)
-    device = torch.device("cpu")
-    return federation.run(settings, cell.n_attackers, cell.seed, dataset, parts, device)["rounds"]
+    scenario = federation.Scenario(
+        settings, cell.n_attackers, cell.seed, dataset, parts, torch.device("cpu")
+    )
+    return federation.train(scenario, scenario.start()).rounds
 
 
 def majority(dataset):

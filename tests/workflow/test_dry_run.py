@@ -1,7 +1,11 @@
 """What the workflow plans, and how it answers mistakes, without running anything."""
 
+import shutil
+
 import pytest
 import yaml
+
+CELLS = "results/quick/cells"
 
 
 def test_paper_scale_plans_every_scenario(project):
@@ -26,6 +30,9 @@ def test_every_named_target_exists_at_quick_scale_without_network(project):
         "figure4",
         "figure5",
         "hyperparameters",
+        "readings",
+        "replacement",
+        "batchsize",
         "theory",
         "weights",
         "timing",
@@ -43,13 +50,18 @@ def test_every_named_target_exists_at_quick_scale_without_network(project):
         (["--config", "scael=quick"], "unknown key scael; did you mean 'scale'?"),
         (["--config", "scale=tiny"], "scale: 'tiny' is not one of"),
         (["tabel1"], "tabel1"),
-        (["results/quick/cells/mnist_shards/none/attackers-0/krum/seed-1.json"], "krum"),
+        ([f"{CELLS}/mnist_shards/none/attackers-0/krum/seed-1.json"], "krum"),
+        ([f"{CELLS}/mnist_shards.lr-1.0/none/attackers-0/median/seed-1.json"], "ask for that cell"),
+        ([f"{CELLS}/mnist_shards.l-1/none/attackers-0/median/seed-1.json"], "option of a task 'l'"),
+        (["--config", "seeds=[100000000000000000000000]"], "seeds.0: 100000000000000000000000 is"),
+        (["--config", "checkpoint_minutes=0"], "checkpoint_minutes: 0 is less than"),
     ],
 )
 def test_mistakes_on_the_command_line(project, arguments, expected):
     output = project.snakemake("-n", *arguments, check=False)
     assert expected in output
-    assert "Traceback" not in output
+    # Where a rule's input is concerned Snakemake adds two lines of its own; it is no crash.
+    assert "Traceback (most recent call last)" not in output
 
 
 def test_unknown_rule_in_the_config(project):
@@ -60,23 +72,123 @@ def test_unknown_rule_in_the_config(project):
     assert "Traceback" not in output
 
 
-def test_slurm_profile_asks_for_one_gpu_and_growing_limits(project):
-    output = project.snakemake(
-        "-n",
-        "--profile",
-        "profiles/slurm",
-        "--config",
-        "scale=paper",
-        "device=cuda",
-        "--",
-        "table1",
-    )
-    training = output.split("rule train_cell:")[1].split("\n\n")[0]
+def training_on_slurm(project, *arguments):
+    """What a dry run with the SLURM profile says of the first training."""
+    project.changed_lines("profiles/slurm/config.yaml", "your-account", "ours")
+    output = project.snakemake("-n", "--profile", "profiles/slurm", *arguments, "--", "table1")
+    assert "Group job cells" in output  # several cells, one after another, in one SLURM job
+    return output.split("rule train_cell:")[1].split("\n\n")[0]
+
+
+def test_slurm_profile_asks_for_one_gpu_and_time_within_the_limit(project):
+    # The command line's --config leaves the profile's device as it is.
+    training = training_on_slurm(project, "--config", "scale=paper")
     assert "gpu=1" in training
+    assert "device=cuda" in training
     assert "slurm_partition=gpu" in training
     minutes = yaml.safe_load((project.folder / "config.yaml").read_text())["resources"]
-    assert f"runtime={2 * minutes['cifar10_dirichlet']['minutes']}" in training
-    assert "Group job cells" in output  # several cells, one after another, in one SLURM job
+    # Four such cells fill the day that a job may take: there is no room for twice the time.
+    assert 4 * minutes["cifar10_dirichlet"]["minutes"] == 1440
+    assert f"runtime={minutes['cifar10_dirichlet']['minutes']}," in training
+
+
+def test_slurm_profile_asks_for_twice_the_time_where_it_fits(project):
+    training = training_on_slurm(project)
+    minutes = yaml.safe_load((project.folder / "config.yaml").read_text())
+    expected = minutes["scales"]["quick"]["resources"]["mnist_dirichlet"]["minutes"]
+    assert f"runtime={2 * expected}," in training
+
+
+def test_slurm_profile_trains_on_cpus_only_where_that_is_asked_for(project):
+    training = training_on_slurm(project, "--config", "device=cpu")
+    assert "gpu=0" in training
+    assert "device=cpu" in training
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--config", "device=auto"], "device is auto, but this node's GPUs say nothing of"),
+        (["--set-resources", "train_cell:mem_mb=1"], "add train_cell:slurm_partition="),
+        (
+            ["--group-components", "cells=8", "--config", "scale=paper"],
+            "8 cells of cifar10_dirichlet in one job take about 2880 minutes, but no job may take",
+        ),
+    ],
+)
+def test_what_a_cluster_would_not_serve_is_refused(project, arguments, expected):
+    profile = ["--profile", "profiles/slurm"]
+    output = project.snakemake("-n", *profile, *arguments, "--", "table1", check=False)
+    assert "still says your-account" in output or "device is auto" in output
+    project.changed_lines("profiles/slurm/config.yaml", "your-account", "ours")
+    output = project.snakemake("-n", *profile, *arguments, "--", "table1", check=False)
+    assert expected in output
+
+
+def test_braces_in_a_mirrors_name_are_no_wildcards(project):
+    mirror = "data_mirror=/somewhere/{else}"
+    jobs = project.planned("--config", mirror, "--", "data/prepared/mnist/meta.json")
+    assert jobs["download"] == 1
+
+
+def test_a_report_of_what_there_is_fetches_no_data(project):
+    report = ["--config", "scale=paper", "missing_cells=report", "--"]
+    jobs = project.planned(*report, "all")
+    assert not {"download", "prepare", "partition", "train_cell", "trigger_image"} & set(jobs)
+    # The image that an earlier run took is shown, and nothing fetched for it.
+    image = project.folder / "results/paper/collected/figure5/figure5.npz"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"")
+    jobs = project.planned(*report, "figure5")
+    assert not {"download", "prepare", "trigger_image"} & set(jobs)
+    assert jobs["figures"] == 1
+
+
+def test_only_what_divides_the_data_makes_another_partition(project):
+    def vary(option, values):
+        def change(config):
+            panel = config["scales"]["quick"]["targets"]["batchsize"][0]
+            panel["vary"].update(option=option, values=values)
+
+        return change
+
+    project.change_config(vary("batch_size", [4, 8, 16]))
+    assert project.planned("batchsize")["partition"] == 3  # one for each seed
+    project.change_config(vary("concentration", [0.1, 0.9]))
+    assert project.planned("batchsize")["partition"] == 6
+
+
+def moved_into(project, name):
+    """The project in a folder of that name below its own."""
+    folder = project.folder / name
+    parts = list(project.folder.iterdir())
+    folder.mkdir()
+    for part in parts:
+        shutil.move(part, folder / part.name)
+    project.folder = folder
+
+
+HOSTILE = ["it's", '"quoted"', "$(touch HACKED)", "`touch HACKED`", "{x} {{y}}", "a & b; c #*"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_run_is_planned_in_a_folder_of_any_name(project, name):
+    moved_into(project, name)
+    assert project.planned("figure3")["train_cell"] > 1
+
+
+def test_no_shell_reads_the_folders_name(project):
+    top = project.folder
+    moved_into(project, " ".join(HOSTILE))
+    cell = f"{CELLS}/mnist_shards.rounds-1/gaussian.noise_std-0.5/attackers-2/fedavg/seed-1.json"
+    project.snakemake(cell)
+    assert (project.folder / cell).stat().st_size > 0
+    assert not list(top.rglob("HACKED"))
+
+
+def test_a_folder_that_python_cannot_search_is_refused(project):
+    moved_into(project, "a:b")
+    assert "with ':' in its name: rename" in project.snakemake("-n", check=False)
 
 
 def test_seeds_may_be_given_on_the_command_line(project):

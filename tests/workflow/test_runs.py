@@ -1,7 +1,10 @@
 """Real runs of a tiny grid: what they leave, what reruns, what a failure leaves."""
 
 import csv
+import fcntl
 import json
+import platform
+import shutil
 import signal
 import subprocess
 import time
@@ -61,7 +64,7 @@ def test_reruns_follow_meaning(tiny):
 
 def test_a_new_aggregator_is_one_file_and_trains_only_its_own_cells(tiny):
     code = (
-        "from arfl.aggregators._rows import rule\n\n\n@rule()\n"
+        "from arfl.aggregation import rule\n\n\n@rule()\n"
         "def halfway(models, *, share: float = 0.5):\n"
         "    return share * models[0] + (1 - share) * models.mean(0), None\n"
     )
@@ -140,3 +143,35 @@ def test_a_missing_and_a_corrupt_mirror_end_in_one_message(project, tmp_path):
     assert "train-images-idx3-ubyte" in output
     assert "Traceback (most recent call last)" not in output
     assert not list((project.folder / "data").rglob("train-images*"))
+
+
+def test_a_moved_project_does_nothing_again(tiny, tmp_path):
+    tiny.snakemake("figure3")
+    original = tiny.folder
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(original, moved, symlinks=True)
+    try:
+        tiny.folder = moved
+        assert tiny.planned("figure3") in ({}, {"figure3": 1, "total": 1})
+    finally:
+        tiny.folder = original
+
+
+def test_the_lock_of_a_killed_run_stops_nobody_and_that_of_a_living_one_does(tiny):
+    record = f"{RECORDS}/none/attackers-0/fedavg/seed-1.json"
+    (tiny.folder / record).unlink()
+    locks = tiny.folder / ".snakemake/locks"
+    locks.mkdir(exist_ok=True)
+    lock = locks / "0.output.lock"
+    lock.write_text(f"{record}\n")
+    held = tiny.folder / ".snakemake/held-by"
+    with held.open() as stream:
+        fcntl.flock(stream, fcntl.LOCK_SH)  # as another run does as long as it lives
+        assert "LockException" in tiny.snakemake(record, check=False)
+    # Nobody on this machine; but another machine's lock may not be seen here.
+    held.write_text("another machine")
+    assert "LockException" in tiny.snakemake(record, check=False)
+    held.write_text(platform.node())
+    tiny.snakemake(record)
+    assert (tiny.folder / record).exists()
+    assert not lock.exists()

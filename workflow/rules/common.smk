@@ -8,21 +8,31 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-# The package is found beside the workflow also where it is not installed, here and in the jobs.
+# The package is found beside the workflow also where it is not installed: here, and through the
+# environment in the jobs. No shell reads the folder's name, whatever characters it has.
 SOURCE = Path(workflow.basedir, "src")
+if os.pathsep in str(SOURCE):
+    raise WorkflowError(
+        f"Python cannot find modules in a folder with {os.pathsep!r} in its name: rename {SOURCE}"
+    )
 sys.path.insert(0, str(SOURCE))
-# Snakemake formats the prefix once more: four braces become one.
-shell.prefix(f"export PYTHONPATH='{SOURCE}'${{{{PYTHONPATH:+:$PYTHONPATH}}}}; ")
+INHERITED = os.environ.get("PYTHONPATH")
+os.environ.update(PYTHONPATH=os.pathsep.join([str(SOURCE), *filter(None, [INHERITED])]))
 
+from arfl import registry
 from arfl.config import check
 from arfl.errors import UserError
 from arfl.fingerprint import fingerprint
-from arfl.grid import NO_ATTACK, Grid, rules as rules_in, wants_gpu
+from arfl.grid import CHANGES, NO_ATTACK, Grid, wants_gpu
 
 # Snakemake reads the numbers of a list on the command line, --config seeds=[1,2], as text.
 if isinstance(config.get("seeds"), list):
     config["seeds"] = [
-        int(seed) if isinstance(seed, str) and seed.strip().isdecimal() else seed
+        (
+            int(seed)
+            if isinstance(seed, str) and re.fullmatch(r" *\d{1,99} *", seed)
+            else seed
+        )
         for seed in config["seeds"]
     ]
 
@@ -38,10 +48,21 @@ PAPER = "workflow/resources/paper"
 # Targets that look at the cells of all others, and those that need no cells.
 VIEWS = ["weights", "timing"]
 STUDIES = {"figure2": "figure2.csv", "theory": "theory.csv", "figure5": "figure5.npz"}
+# Figure 5 shows an image of Table 3's last panel. A report of what there is makes it only where that
+# data lies, and leaves it out where it cannot be had.
+TRIGGERED = [point.cell for point in GRID.points.get("table3", [])][-1:]
+TRIGGER_DATA = [
+    f"data/prepared/{GRID.tasks[cell.task]['data']}/meta.json" for cell in TRIGGERED
+]
+MAKES_FIGURE5 = bool(TRIGGERED) and (
+    config["missing_cells"] == "train" or os.path.exists(TRIGGER_DATA[0])
+)
+if not MAKES_FIGURE5 and not os.path.exists(f"{RUN}/collected/figure5/figure5.npz"):
+    del STUDIES["figure5"]
 FIGURES = [*GRID.points, *VIEWS, *STUDIES]
 TABLES = [target for target in GRID.points if target != "figure4"] + ["timing"]
 
 
-def one_of(names):
-    """Regular expression that matches exactly these names."""
-    return "|".join(re.escape(name) for name in names)
+def one_of(names, suffix=""):
+    """Regular expression that matches exactly these names, each followed by the suffix."""
+    return f"(?:{'|'.join(re.escape(name) for name in names)}){suffix}"

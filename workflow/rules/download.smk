@@ -3,13 +3,13 @@ rule download:
     input:
         sources="workflow/resources/datasets.csv",
     output:
-        "data/raw/{dataset}/fetched.json",
+        fetched="data/raw/{dataset}/fetched.json",
     log:
         "logs/download/{dataset}.log",
     conda:
         "../../envs/arfl.yaml"
     params:
-        mirror=config["data_mirror"],
+        mirror=data_mirror,
     shell:
         "python -m arfl download --dataset {wildcards.dataset} --sources {input.sources}"
-        " --mirror={params.mirror:q} --out data/raw/{wildcards.dataset} 2> {log}"
+        " --mirror={params.mirror:q} --out {output.fetched} 2> {log}"

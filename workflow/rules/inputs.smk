@@ -1,47 +1,65 @@
 # Input, parameter and resource functions of the rules, in the order of the data flow.
 
 
+def data_mirror(wildcards):
+    """The mirror as it is: braces in its name are no wildcards."""
+    return config["data_mirror"]
+
+
 def prepare_options(wildcards):
     """The dataset's preprocessing settings as JSON."""
     return json.dumps(config["datasets"].get(wildcards.dataset, {}))
 
 
-def prepare_input(wildcards):
-    """The dataset's files, and what the code reads besides."""
-    files = [f"data/raw/{wildcards.dataset}/fetched.json"]
-    if "loan" in wildcards.dataset:
-        files.append(SOURCE / "arfl/datasets/loan_columns.csv")
-    return files
-
-
 def prepare_code(wildcards):
-    """Fingerprint of the code that prepares this dataset."""
+    """Fingerprint of the code that prepares this dataset, and of the tables that it reads."""
     return fingerprint(f"arfl.datasets.{wildcards.dataset}")
+
+
+def task_of(wildcards):
+    """The settings of the task that a path names."""
+    try:
+        return GRID.task(wildcards.task)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def task_data(wildcards):
     """The prepared data of a task."""
-    return f"data/prepared/{GRID.tasks[wildcards.task]['data']}/meta.json"
+    return f"data/prepared/{task_of(wildcards)['data']}/meta.json"
 
 
 def partition_scheme(wildcards):
     """The task's partition scheme as JSON."""
-    return json.dumps(GRID.tasks[wildcards.task]["partition"])
+    return json.dumps(task_of(wildcards)["partition"])
 
 
 def partition_clients(wildcards):
     """How many participants, as an option; nothing where the data says it."""
-    n_clients = GRID.tasks[wildcards.task]["n_clients"]
+    n_clients = task_of(wildcards)["n_clients"]
     return "" if n_clients is None else f"--n-clients {n_clients}"
+
+
+def partition_code(wildcards):
+    """Fingerprint of the code that divides the data."""
+    scheme = task_of(wildcards)["partition"]["name"]
+    return fingerprint("arfl.partition", f"arfl.partitions.{scheme}")
 
 
 def cell_of(wildcards):
     """The cell that a record's path names."""
-    name = "{0.task}/{0.attack}/{0.level}/{0.variant}/seed-{0.seed}".format(wildcards)
+    name = (
+        "{0.task}/{0.attack}/attackers-{0.n_attackers}/{0.aggregator}/seed-{0.seed}"
+    ).format(wildcards)
     try:
         return GRID.cell(name)
     except UserError as error:
         raise WorkflowError(str(error)) from None
+
+
+def cell_partition(wildcards):
+    """The partition that a cell trains on."""
+    return GRID.partition_path(cell_of(wildcards))
 
 
 def cell_name(wildcards):
@@ -59,9 +77,30 @@ def cell_code(wildcards):
     return GRID.fingerprint(cell_of(wildcards))
 
 
+def cells_in_a_job():
+    """How many cells a profile puts into one job of a cluster."""
+    groups = workflow.group_settings
+    return groups.group_components.get(groups.overwrite_groups.get("train_cell"), 1)
+
+
+def kept_record(wildcards):
+    """Where a finished record is kept a second time, and taken up again after a failure."""
+    return GRID.record_path(cell_of(wildcards), "kept")
+
+
 def cell_minutes(wildcards, attempt):
-    """Time limit: twice the expected time, and as much again with each attempt."""
-    return 2 * attempt * GRID.resources(cell_of(wildcards))["minutes"]
+    """Time limit: twice the expected time, and as much again with each attempt, if it is allowed."""
+    expected = GRID.resources(cell_of(wildcards))["minutes"]
+    longest, together = config["job_minutes"], cells_in_a_job()
+    if longest is None:
+        return 2 * attempt * expected
+    if expected * together > longest:
+        raise WorkflowError(
+            f"{together} cells of {wildcards.task} in one job take about {expected * together} "
+            f"minutes, but no job may take more than {longest} (job_minutes): put fewer into one "
+            "(--group-components cells=1), or choose a partition with a higher limit and say so"
+        )
+    return min(2 * attempt * expected, longest // together)
 
 
 def cell_memory(wildcards, attempt):
@@ -89,21 +128,9 @@ def target_cells(target):
     return [point.cell for point in GRID.points[target]]
 
 
-def trigger_data(wildcards):
-    """The prepared images that Figure 5 is taken from."""
-    return f"data/prepared/{figure5_task()['data']}/meta.json"
-
-
-def figure5_task():
-    """The task of Figure 5's image."""
-    return GRID.tasks[GRID.points["table3"][-1].cell.task]
-
-
 def trigger_options(wildcards):
     """The backdoor's options in Table 3's last panel, as JSON."""
-    return json.dumps(
-        GRID.settings(GRID.points["table3"][-1].cell)["attack"]["options"]
-    )
+    return json.dumps(GRID.settings(TRIGGERED[0])["attack"]["options"])
 
 
 def figure_source(wildcards):

@@ -1,7 +1,7 @@
 rule partition:
     """Divide the training samples among the participants, and draw who holds what."""
     input:
-        data=task_data,
+        meta=task_data,
     output:
         partition="results/{run}/partitions/{task}/seed-{seed}.npz",
         picture="results/{run}/partitions/{task}/seed-{seed}.png",
@@ -15,8 +15,8 @@ rule partition:
     params:
         scheme=partition_scheme,
         clients=partition_clients,
-        code=fingerprint("arfl.partition"),
+        code=partition_code,
     shell:
-        "python -m arfl partition --data $(dirname {input.data}) --scheme {params.scheme:q}"
+        "python -m arfl partition --data {input.meta} --scheme {params.scheme:q}"
         " {params.clients} --seed {wildcards.seed} --out {output.partition}"
         " --picture {output.picture} 2> {log}"

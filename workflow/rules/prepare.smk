@@ -1,9 +1,9 @@
 rule prepare:
     """Turn a dataset's files into memory-mappable tensors and their description."""
     input:
-        prepare_input,
+        fetched="data/raw/{dataset}/fetched.json",
     output:
-        "data/prepared/{dataset}/meta.json",
+        meta="data/prepared/{dataset}/meta.json",
     log:
         "logs/prepare/{dataset}.log",
     benchmark:
@@ -17,5 +17,5 @@ rule prepare:
         options=prepare_options,
         code=prepare_code,
     shell:
-        "python -m arfl prepare --dataset {wildcards.dataset} --raw data/raw/{wildcards.dataset}"
-        " --options {params.options:q} --out data/prepared/{wildcards.dataset} 2> {log}"
+        "python -m arfl prepare --dataset {wildcards.dataset} --fetched {input.fetched}"
+        " --options {params.options:q} --out {output.meta} 2> {log}"

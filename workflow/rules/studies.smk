@@ -29,19 +29,21 @@ rule theory_simulation:
         "python -m arfl theory --out {output} 2> {log}"
 
 
-rule trigger_image:
-    """Figure 5: an image with the backdoor's trigger."""
-    input:
-        trigger_data,
-    output:
-        "results/{run}/collected/figure5/figure5.npz",
-    log:
-        "logs/{run}/studies/figure5.log",
-    conda:
-        "../../envs/arfl.yaml"
-    params:
-        options=trigger_options,
-        code=fingerprint("arfl.attacks.backdoor"),
-    shell:
-        "python -m arfl trigger --data $(dirname {input}) --options {params.options:q}"
-        " --out {output} 2> {log}"
+if MAKES_FIGURE5:
+
+    rule trigger_image:
+        """Figure 5: an image with the backdoor's trigger."""
+        input:
+            meta=TRIGGER_DATA,
+        output:
+            "results/{run}/collected/figure5/figure5.npz",
+        log:
+            "logs/{run}/studies/figure5.log",
+        conda:
+            "../../envs/arfl.yaml"
+        params:
+            options=trigger_options,
+            code=fingerprint("arfl.attacks.backdoor"),
+        shell:
+            "python -m arfl trigger --data {input.meta} --options {params.options:q}"
+            " --out {output} 2> {log}"

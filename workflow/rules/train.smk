@@ -1,20 +1,21 @@
 rule train_cell:
     """Train one cell: a dataset, an attack and its level, an aggregator, a seed."""
     input:
-        data=task_data,
-        partition="results/{run}/partitions/{task}/seed-{seed}.npz",
+        meta=task_data,
+        partition=cell_partition,
     output:
-        "results/{run}/cells/{task}/{attack}/{level}/{variant}/seed-{seed}.json",
+        record="results/{run}/cells/{task}/{attack}/attackers-{n_attackers}/{aggregator}/seed-{seed}.json",
     log:
-        "logs/{run}/cells/{task}/{attack}/{level}/{variant}/seed-{seed}.log",
+        "logs/{run}/cells/{task}/{attack}/attackers-{n_attackers}/{aggregator}/seed-{seed}.log",
     benchmark:
-        "logs/{run}/cells/{task}/{attack}/{level}/{variant}/seed-{seed}.benchmark.tsv"
+        "logs/{run}/cells/{task}/{attack}/attackers-{n_attackers}/{aggregator}/seed-{seed}.benchmark.tsv"
     conda:
         "../../envs/arfl.yaml"
     threads: 1
     resources:
-        # The device is a resource, not a parameter: another one is no reason to train again.
+        # Where and how often a state is saved are resources, not parameters: no reason to train again.
         device=config["device"],
+        checkpoint_minutes=str(config["checkpoint_minutes"]),
         gpu=int(wants_gpu(config["device"])),
         runtime=cell_minutes,
         mem_mb=cell_memory,
@@ -22,8 +23,9 @@ rule train_cell:
         cell=cell_name,
         settings=cell_settings,
         code=cell_code,
+        kept=kept_record,
     shell:
         "python -m arfl train --cell {params.cell:q} --settings {params.settings:q}"
-        " --data $(dirname {input.data}) --partition {input.partition}"
-        " --device {resources.device} --threads {threads} --fingerprint {params.code}"
-        " --out {output} 2> {log}"
+        " --data {input.meta} --partition {input.partition} --device {resources.device}"
+        " --checkpoint-minutes {resources.checkpoint_minutes} --kept {params.kept}"
+        " --out {output.record} 2> {log}"

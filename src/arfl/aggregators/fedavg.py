@@ -1,15 +1,24 @@
 """FedAvg: the mean of the models (McMahan et al. 2017)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from arfl.aggregators._backend import backend
-from arfl.aggregators._rows import rule
+from arfl.aggregation import InRounds, rule
+from arfl.kernels.backend import backend
 
 
-@rule("sample_counts", linear=True)
+class _InRounds(InRounds):
+    def __init__(self, *, weighted: bool = False):
+        self._weighted = weighted
+
+    def combine(self, models, context):
+        counts = context.sample_counts if self._weighted else None
+        return fedavg.combine(models, sample_counts=counts)
+
+
+@rule("sample_counts", linear=True, in_rounds=_InRounds)
 def fedavg(models: Tensor, *, sample_counts: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
     r"""Average the models, :math:`\sum_k n_k M^{(k)} / \sum_i n_i`.
 
@@ -40,12 +49,3 @@ def fedavg(models: Tensor, *, sample_counts: Sequence[int] | None = None) -> tup
         [count / total for count in counts], dtype=torch.float64, device=models.device
     )
     return backend(models).weighted_sum(models, weights), weights.to(models.dtype)
-
-
-def for_rounds(*, weighted: bool = False) -> Callable:
-    """FedAvg as the round loop calls it; ``weighted`` weighs clients by their sample counts."""
-
-    def aggregate(models, context):
-        return fedavg.__wrapped__(models, sample_counts=context.sample_counts if weighted else None)
-
-    return aggregate

@@ -1,25 +1,26 @@
 """FoolsGold (Fung et al. 2018): clients whose summed updates point the same way learn less."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
 
-from arfl.aggregators._backend import backend
-from arfl.aggregators._rows import rule
+from arfl.aggregation import SUBMISSIONS, InRounds, rule
 from arfl.errors import UserError
+from arfl.kernels.backend import backend
 
 _BUFFERS = ("frozen", "averaged")
 
 
-def check(*, buffers: str) -> None:
-    """Refuse an unknown treatment of the buffers.
+def check(*, buffers: str, update: str) -> None:
+    """Refuse an unknown treatment of the buffers, or kind of update.
 
     Raises:
-        UserError: if ``buffers`` is neither "frozen" nor "averaged".
+        UserError: naming the option and the choices.
     """
-    if buffers not in _BUFFERS:
-        raise UserError(f"foolsgold: buffers must be one of {', '.join(_BUFFERS)}, got {buffers!r}")
+    for name, value, choices in (("buffers", buffers, _BUFFERS), ("update", update, SUBMISSIONS)):
+        if value not in choices:
+            raise UserError(f"foolsgold: {name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def learning_rates(history: Tensor) -> Tensor:
@@ -43,7 +44,44 @@ def learning_rates(history: Tensor) -> Tensor:
     return torch.where(most > 0, rate, 1)
 
 
-@rule("client_ids")
+class _InRounds(InRounds):
+    def __init__(self, *, buffers: str = "averaged", update: str = "models"):
+        """See `foolsgold` for ``buffers``.
+
+        ``update="gradients"`` is what the authors' code does: clients send the sum of their local
+        steps' gradients, which the server applies at the honest learning rate, so that an
+        attacker's higher rate and every client's momentum drop out.
+        """
+        self.submission = update
+        self._buffers = buffers
+        self._memory: dict[int, Tensor] = {}
+
+    def combine(self, models, context):
+        return foolsgold.combine(
+            models,
+            context.global_model,
+            client_ids=context.client_ids,
+            output_layer=context.output_layer,
+            buffer_slices=context.buffers,
+            memory=self._memory,
+            buffers=self._buffers,
+        )
+
+    def state(self):
+        if not self._memory:
+            return {}
+        return {
+            "clients": torch.tensor(list(self._memory)),
+            "updates": torch.stack(list(self._memory.values())),
+        }
+
+    def restore(self, state):
+        if state:
+            clients = state["clients"].tolist()
+            self._memory = dict(zip(clients, state["updates"], strict=True))
+
+
+@rule("client_ids", check=check, in_rounds=_InRounds)
 def foolsgold(
     models: Tensor,
     global_model: Tensor,
@@ -95,7 +133,7 @@ def foolsgold(
         Fung, Yoon, Beschastnikh, "Mitigating sybils in federated learning poisoning",
         arXiv:1808.04866.
     """
-    check(buffers=buffers)
+    check(buffers=buffers, update="models")
     if global_model.shape != models.shape[1:]:
         raise ValueError(
             f"global_model has shape {tuple(global_model.shape)}, models {tuple(models.shape)}"
@@ -121,21 +159,3 @@ def foolsgold(
         else:
             model[columns] = weights.to(models.dtype) @ models[:, columns]
     return model, weights.to(models.dtype)
-
-
-def for_rounds(*, buffers: str = "averaged") -> Callable:
-    """FoolsGold as the round loop calls it; the memory lives as long as what is returned."""
-    memory: dict[Hashable, Tensor] = {}
-
-    def aggregate(models, context):
-        return foolsgold.__wrapped__(
-            models,
-            context.global_model,
-            client_ids=context.client_ids,
-            output_layer=context.output_layer,
-            buffer_slices=context.buffers,
-            memory=memory,
-            buffers=buffers,
-        )
-
-    return aggregate

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from arfl.aggregators._backend import backend
-from arfl.aggregators._rows import rule
+from arfl.aggregation import rule
+from arfl.kernels.backend import backend
 
 
 @rule()

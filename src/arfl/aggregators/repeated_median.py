@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from arfl.aggregators._backend import backend
+from arfl.aggregation import rule
 from arfl.aggregators._line import check_variant
-from arfl.aggregators._rows import rule
+from arfl.kernels.backend import backend
 
 
 def check(*, variant: str) -> None:
@@ -16,7 +16,7 @@ def check(*, variant: str) -> None:
     check_variant("repeated_median", variant)
 
 
-@rule()
+@rule(check=check)
 def repeated_median(models: Tensor, *, variant: str = "paper") -> tuple[Tensor, None]:
     r"""Value of the repeated-median line of each parameter at the centre rank (K + 1) / 2.
 

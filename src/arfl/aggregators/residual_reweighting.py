@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from arfl.aggregators._backend import backend
+from arfl.aggregation import rule
 from arfl.aggregators._line import check_variant
-from arfl.aggregators._rows import rule
 from arfl.errors import UserError
+from arfl.kernels.backend import backend
 
 
 def check(*, variant: str, lam: float, delta: float) -> None:
@@ -22,7 +22,7 @@ def check(*, variant: str, lam: float, delta: float) -> None:
         raise UserError(f"residual_reweighting: delta must be at least 0 and below 1, got {delta}")
 
 
-@rule()
+@rule(check=check)
 def residual_reweighting(
     models: Tensor, *, variant: str = "paper", lam: float = 2.0, delta: float = 0.1
 ) -> tuple[Tensor, Tensor]:

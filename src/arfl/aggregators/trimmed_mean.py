@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from arfl.aggregators._backend import backend
-from arfl.aggregators._rows import rule
+from arfl.aggregation import rule
 from arfl.errors import UserError
+from arfl.kernels.backend import backend
 
 
 def check(*, share: float) -> None:
@@ -17,7 +17,7 @@ def check(*, share: float) -> None:
         raise UserError(f"trimmed_mean: share must be at least 0 and below 0.5, got {share}")
 
 
-@rule()
+@rule(check=check)
 def trimmed_mean(models: Tensor, *, share: float = 0.2) -> tuple[Tensor, None]:
     """Mean of each parameter without its ``int(share * K)`` smallest and as many largest values.
 

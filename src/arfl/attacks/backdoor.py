@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from arfl.attacks._base import Attack, Probe, class_index
+from arfl.attack import Attack, Probe, class_index
 from arfl.errors import UserError
 
 # Two bars in each of two rows of the upper left corner (Figure 5; columns as in the authors' code).
@@ -30,6 +30,7 @@ class Backdoor(Attack):
     def __init__(
         self,
         meta: dict,
+        *,
         target: int | str,
         poisoned_per_batch: int = 20,
         active_round: int | None = None,
@@ -44,11 +45,16 @@ class Backdoor(Attack):
                 "use this attack on mnist, cifar10, loan or their stand-ins"
             )
         self._features = meta["trigger"]
+        self._device = torch.device("cpu")
         if self._features is None:
             mean = torch.tensor(meta["normalisation"]["mean"])
             std = torch.tensor(meta["normalisation"]["std"])
             pixel = (1 - mean) / std if trigger_value == "white" else torch.ones_like(mean)
-            self._pixel = pixel.view(-1, 1, 1)
+            rows, columns = torch.tensor(TRIGGER_ROWS).view(-1, 1), torch.tensor(TRIGGER_COLUMNS)
+            self._places, self._values = (rows, columns), pixel.view(-1, 1, 1)
+        else:
+            self._places = (torch.tensor(self._features["columns"]),)
+            self._values = torch.tensor(self._features["values"], dtype=torch.float32)
         self._target = class_index(meta, target, "backdoor's target")
         self._poisoned_per_batch = poisoned_per_batch
         self._active_round = active_round
@@ -60,17 +66,15 @@ class Backdoor(Attack):
 
     def trigger(self, x: Tensor) -> Tensor:
         """A copy of (..., C, H, W) normalised images or (..., F) rows with the trigger set."""
+        if x.device != self._device:
+            # Moved once: each copy to a GPU would wait for it.
+            self._places = tuple(place.to(x.device) for place in self._places)
+            self._values, self._device = self._values.to(x.device), x.device
         x = x.clone()
-        if self._features is None:
-            rows = torch.tensor(TRIGGER_ROWS, device=x.device).view(-1, 1)
-            columns = torch.tensor(TRIGGER_COLUMNS, device=x.device)
-            x[..., rows, columns] = self._pixel.to(x.device, x.dtype)
-        else:
-            columns = torch.tensor(self._features["columns"], device=x.device)
-            x[..., columns] = torch.tensor(self._features["values"], device=x.device, dtype=x.dtype)
+        x[(..., *self._places)] = self._values.to(x.dtype)
         return x
 
-    def poison(self, x, y):
+    def poison(self, x, y, attackers):
         """See `Attack.poison`: the first samples of each (already shuffled) batch are poisoned."""
         n = self._poisoned_per_batch
         x = torch.cat([self.trigger(x[:, :n]), x[:, n:]], dim=1)
@@ -85,6 +89,3 @@ class Backdoor(Attack):
     def probe(self, x, y):
         """See `Attack.probe`: every sample with the trigger."""
         return Probe(self.trigger(x), torch.ones_like(y, dtype=torch.bool), self._target)
-
-
-ATTACK = Backdoor

@@ -2,7 +2,7 @@
 
 import torch
 
-from arfl.attacks._base import Attack, Probe, class_index
+from arfl.attack import Attack, Probe, class_index
 from arfl.errors import UserError
 
 
@@ -13,7 +13,7 @@ class LabelFlip(Attack):
     one; there is no success rate then, since accuracy says it all.
     """
 
-    def __init__(self, meta: dict, source: int | str, target: int | str | None = None):
+    def __init__(self, meta: dict, *, source: int | str, target: int | str | None = None):
         self._last_class = meta["n_classes"] - 1
         if source != "all":
             self.source_class = class_index(meta, source, "label_flip's source")
@@ -21,7 +21,7 @@ class LabelFlip(Attack):
         elif target is not None:
             raise UserError("label_flip: `source: all` takes no target; remove `target`")
 
-    def poison(self, x, y):
+    def poison(self, x, y, attackers):
         """See `Attack.poison`: labels are flipped, inputs are left alone."""
         if self.source_class is None:
             return x, self._last_class - y
@@ -32,6 +32,3 @@ class LabelFlip(Attack):
         if self.source_class is None:
             return None
         return Probe(x, y == self.source_class, self._target)
-
-
-ATTACK = LabelFlip

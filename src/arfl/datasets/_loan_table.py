@@ -7,7 +7,7 @@ from importlib import resources
 
 import numpy as np
 
-from arfl.datasets._prepared import Preparation, preparation_stream, stratified_split
+from arfl.dataset import Preparation, preparation_stream, stratified_split
 
 STATUSES = (
     "Charged Off",

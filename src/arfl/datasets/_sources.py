@@ -12,7 +12,7 @@ url          addresses, separated by spaces, tried in turn; ``manual`` if there 
 bytes        size of the content
 checksum     ``md5:`` or ``sha256:`` and the digest of the content; empty if none is known
 rows         number of samples in the file
-kind, note   what the file is, for captions; see `arfl.datasets._prepared.KINDS`
+kind, note   what the file is, for captions; see `arfl.dataset.KINDS`
 ===========  ==================================================================================
 
 The content is what the file holds once a ``.gz`` or ``.xz`` that is not part of its own name has
@@ -36,10 +36,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from arfl.dataset import RECEIPT
 from arfl.errors import UserError
 from arfl.files import atomic_path, checksum, disk_errors, read_json, write_json
-
-RECEIPT = "fetched.json"
 
 _COLUMNS = ("dataset", "file", "accepts", "member_of", "url", "checksum", "rows", "kind", "note")
 _OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open}
@@ -53,7 +52,7 @@ _BROKEN_FILE = (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error, tarfile.
 def fetch(
     name: str, raw_dir: Path, sources: str | os.PathLike, mirror: str | os.PathLike | None
 ) -> None:
-    """Put the files of a dataset and their receipt into ``raw_dir``; see `arfl.datasets.fetch`."""
+    """Put the files of a dataset and their receipt into ``raw_dir``; see `arfl.dataset.fetch`."""
     table = [row for row in _read_table(Path(sources)) if row["dataset"] == name]
     if not table:
         raise UserError(f"{sources} lists no file of dataset {name}; add one or use another table")

@@ -14,11 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from arfl.datasets._prepared import Preparation, preparation_stream, stratified_split
+from arfl.dataset import Preparation, dataset, preparation_stream, stratified_split
 from arfl.datasets._sources import fetched, provenance, what_it_is
 from arfl.errors import UserError
-
-EMBEDDED = False
 
 _FILE = "reviews.jsonl"
 _PAPER_TRAIN, _PAPER_TEST = 86_164, 13_260
@@ -34,6 +32,7 @@ def tokenise(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+@dataset(embedded=False)
 def prepare(
     raw_dir: Path,
     *,
@@ -47,7 +46,7 @@ def prepare(
     The file is streamed once; no more than the paper's number of reviews is ever held.
 
     Args:
-        raw_dir: a folder with ``reviews.jsonl``, filled by `arfl.datasets.fetch`: one JSON object
+        raw_dir: a folder with ``reviews.jsonl``, filled by `arfl.dataset.fetch`: one JSON object
             with ``reviewText`` and ``overall`` on each line.
         balance: as many negative as positive reviews, by leaving out positive ones at random; else
             the proportions of the file. The paper's constant classifier is right half of the time.

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from arfl.datasets._prepared import Preparation
+from arfl.dataset import Preparation, dataset
 from arfl.datasets._sources import fetched, provenance
-
-EMBEDDED = False
 
 _TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
 _TEST = ("test_batch",)
@@ -26,11 +24,12 @@ _CLASSES = (
 )
 
 
+@dataset(embedded=False)
 def prepare(raw_dir: Path) -> Preparation:
     """Join the python batches.
 
     Args:
-        raw_dir: a folder with the six batches, filled by `arfl.datasets.fetch`.
+        raw_dir: a folder with the six batches, filled by `arfl.dataset.fetch`.
     """
     # Unpickling runs what the file says: fetched() holds the files to their checksums first.
     entries = fetched("cifar10", raw_dir)

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from arfl.datasets._prepared import Preparation, preparation_stream, stratified_split
-
-EMBEDDED = True
+from arfl.dataset import Preparation, dataset, preparation_stream, stratified_split
 
 _SIDE = 28
 _BRIGHTEST = 16
 
 
+@dataset(embedded=True)
 def prepare(raw_dir: Path, *, seed: int = 0) -> Preparation:
     """Enlarge the digits and split them 80/20 within each digit.
 

@@ -6,25 +6,24 @@ from pathlib import Path
 
 import numpy as np
 
+from arfl.dataset import Preparation, dataset
 from arfl.datasets._loan_table import STATUSES, column_roles, finish, input_columns
-from arfl.datasets._prepared import Preparation
 from arfl.datasets._sources import fetched, provenance, what_it_is
 from arfl.errors import UserError
-
-EMBEDDED = False
 
 _FILE = "loan.csv"
 _STATUS, _STATE = "loan_status", "addr_state"
 _ROWS_AT_ONCE = 50_000
 
 
+@dataset(embedded=False)
 def prepare(raw_dir: Path, *, trigger_margin: float = 1.0, seed: int = 0) -> Preparation:
     """Encode, scale and split the table; rows without a known status or a state are dropped.
 
     The file is read in pieces: besides a piece, the memory holds the inputs twice, as float32.
 
     Args:
-        raw_dir: a folder with ``loan.csv``, filled by `arfl.datasets.fetch`.
+        raw_dir: a folder with ``loan.csv``, filled by `arfl.dataset.fetch`.
         trigger_margin: how far above its column's maximum the backdoor trigger sets each of its six
             features, in raw units. "Slightly larger", says the paper.
         seed: decides the split.

@@ -7,21 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from arfl.datasets._prepared import Preparation
+from arfl.dataset import Preparation, dataset
 from arfl.datasets._sources import fetched, provenance
 from arfl.errors import UserError
-
-EMBEDDED = False
 
 _PARTS = ("train", "t10k")
 _UNSIGNED_BYTES = b"\0\0\x08"
 
 
+@dataset(embedded=False)
 def prepare(raw_dir: Path) -> Preparation:
     """Unpack the training and test images and labels.
 
     Args:
-        raw_dir: a folder with the four IDX files, filled by `arfl.datasets.fetch`.
+        raw_dir: a folder with the four IDX files, filled by `arfl.dataset.fetch`.
     """
     entries = fetched("mnist", raw_dir)
     images = {part: _read_idx(raw_dir / f"{part}-images-idx3-ubyte.gz") for part in _PARTS}

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import ndtr
 
+from arfl.dataset import Preparation, dataset, preparation_stream
 from arfl.datasets._loan_table import (
     STATUSES,
     TRIGGER_COLUMNS,
@@ -24,9 +25,6 @@ from arfl.datasets._loan_table import (
     finish,
     input_columns,
 )
-from arfl.datasets._prepared import Preparation, preparation_stream
-
-EMBEDDED = True
 
 _LOANS = 3_000
 _STATES = (
@@ -39,6 +37,7 @@ _SEPARATION = 1.1
 _CODES = ("a", "b", "c", "d")
 
 
+@dataset(embedded=True)
 def prepare(raw_dir: Path, *, seed: int = 0) -> Preparation:
     """Generate the loans, split them 80/20 within each state, and scale them.
 

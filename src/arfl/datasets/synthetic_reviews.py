@@ -11,9 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from arfl.datasets._prepared import Preparation, preparation_stream, stratified_split
-
-EMBEDDED = True
+from arfl.dataset import Preparation, dataset, preparation_stream, stratified_split
 
 _REVIEWS = 3_000
 _SHORTEST, _LONGEST = 20, 60
@@ -21,6 +19,7 @@ _NEUTRAL, _OPINIONS = 880, 60
 _OPINION_SHARE, _OWN_SHARE = 0.15, 0.7
 
 
+@dataset(embedded=True)
 def prepare(raw_dir: Path, *, seed: int = 0) -> Preparation:
     """Generate the reviews and split them 80/20.
 

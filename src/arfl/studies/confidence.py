@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import torch
 
-from arfl.aggregators._dense import counted_confidence
 from arfl.aggregators._line import scheme
+from arfl.aggregators._steps import counted_confidence
 from arfl.aggregators.residual_reweighting import check
 
 

@@ -5,7 +5,8 @@ import os
 import numpy as np
 import torch
 
-from arfl import attacks, datasets
+from arfl import attack as attacks
+from arfl import dataset as datasets
 from arfl.device_data import DeviceData
 from arfl.files import atomic_path
 

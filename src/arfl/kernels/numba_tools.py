@@ -32,27 +32,39 @@ kernel(lambda: None)
 
 
 def generated(
-    file: str, name: str, source: str, space: dict, inlined: Sequence[str] = (), **options: object
+    file: str,
+    name: str,
+    source: str,
+    space: dict,
+    inlined: Sequence[str] = (),
+    called: Sequence[str] = (),
+    **options: object,
 ) -> Callable:
     """A kernel from generated source, which defines the function NAME.
 
-    Numba keeps it on disk under its name and ``file``, so the name tells source and options.
+    Numba keeps it on disk under its name and ``file``; the name tells source, options, this file.
 
     Args:
         file: the file that generates the source.
         name: what the kernel does; a hash of source and options is appended.
         source: Python; NAME stands for the kernel's name.
         space: the names that the source refers to.
-        inlined: functions that the source defines for its kernel to call.
+        inlined: functions that the source defines for its kernel to call, put in its place.
+        called: functions that stay functions, each defined after those that it calls.
         options: of `numba.njit`, for the kernel and what it calls.
     """
     options = _OPTIONS | options
-    digest = hashlib.sha256(f"{source}{sorted(options.items())}".encode()).hexdigest()
+    told = f"{source}{sorted(options.items())}{Path(__file__).read_text(encoding='utf-8')}"
+    digest = hashlib.sha256(told.encode()).hexdigest()
     name = f"{name}_{digest[:12]}"
     space = {"__name__": __name__} | space
     exec(compile(source.replace("NAME", name), file, "exec"), space)
-    for callee in inlined:
-        space[callee] = numba.njit(space[callee], forceinline=True, **options)
+    for callee in (*inlined, *called):
+        # The linker knows functions by name, whatever process compiled them: two kernels that are
+        # found on disk must not each have a function of one name, or one runs the other's.
+        space[callee].__qualname__ = space[callee].__name__ = f"{callee}_{digest[:12]}"
+        inline = {"forceinline": True} if callee in inlined else {}
+        space[callee] = numba.njit(space[callee], **inline, **options)
     return numba.njit(space[name], cache=True, **options)
 
 

@@ -1,8 +1,8 @@
-"""The numeric steps as Triton kernels on a GPU: the fast twin there of `arfl.aggregators._dense`.
+"""The numeric steps as Triton kernels on a GPU: the fast twin there of `arfl.aggregators._steps`.
 
 The same four functions with the same results to rounding. One GPU thread takes one parameter and
 holds all that belongs to it in registers: the values are sorted, and medians selected, by the
-networks of `arfl.aggregators._networks` written out for the number of clients, in float64. More
+networks of `arfl.kernels.sorting_networks` written out for the number of clients, in float64. More
 clients than `UNROLLED` have go to plain torch. Nothing waits for the GPU, and sums over the
 parameters are taken in an order that depends on N alone.
 
@@ -21,9 +21,9 @@ import triton.language as tl
 from torch import Tensor
 from triton.runtime.errors import TritonError
 
-from arfl.aggregators import _dense
+from arfl.aggregators import _steps
 from arfl.aggregators._line import ZERO_RESIDUAL, scheme
-from arfl.aggregators._networks import (
+from arfl.kernels.sorting_networks import (
     exchange_lines,
     line_crossings,
     line_slopes,
@@ -81,7 +81,7 @@ def _kernel(functions: str, arguments: list[str], body: list[str]) -> triton.JIT
         + "".join(f"    {line}\n" for line in lines)
     )
     # Triton reads a kernel's source as `inspect` does, which looks here for what is in no file.
-    name = f"<arfl.aggregators._gpu {hashlib.sha256(source.encode()).hexdigest()[:16]}>"
+    name = f"<arfl.kernels.aggregation_gpu {hashlib.sha256(source.encode()).hexdigest()[:16]}>"
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
     space = {"__name__": name, "triton": triton, "tl": tl, "min": _low, "max": _high}
     exec(compile(source, name, "exec"), space)
@@ -242,7 +242,7 @@ def probe() -> None:
         raise RuntimeError(str(error)) from error
 
 
-finite_rows = _dense.finite_rows
+finite_rows = _steps.finite_rows
 
 
 def weighted_sum(models: Tensor, weights: Tensor) -> Tensor:
@@ -256,7 +256,7 @@ def weighted_sum(models: Tensor, weights: Tensor) -> Tensor:
 def trimmed_mean(models: Tensor, cut: int) -> Tensor:
     """(N,) mean of each parameter's values without the ``cut`` smallest and largest."""
     if len(models) not in UNROLLED:
-        return _dense.trimmed_mean(models, cut)
+        return _steps.trimmed_mean(models, cut)
     mean = torch.empty_like(models[0])
     _launch(_trimmed_mean_kernel(len(models), cut), models, mean)
     return mean
@@ -265,7 +265,7 @@ def trimmed_mean(models: Tensor, cut: int) -> Tensor:
 def repeated_median(models: Tensor) -> Tensor:
     """(N,) value at the centre rank of each parameter's repeated-median line (Eq. 1-2)."""
     if len(models) not in UNROLLED:
-        return _dense.repeated_median(models)
+        return _steps.repeated_median(models)
     centre = torch.empty_like(models[0])
     _launch(_repeated_median_kernel(len(models)), models, centre)
     return centre
@@ -280,7 +280,7 @@ def reweight(models: Tensor, variant: str, lam: float, delta: float) -> tuple[Te
     """
     n_clients, n_parameters = models.shape
     if n_clients not in UNROLLED:
-        return _dense.reweight(models, variant, lam, delta)
+        return _steps.reweight(models, variant, lam, delta)
     settings = _settings(variant, n_clients, lam, delta, models.device)
     corrected = torch.empty(models.shape, dtype=models.dtype, device=models.device)
     programs = triton.cdiv(n_parameters, _THREADS)

@@ -1,19 +1,31 @@
-"""The prepared form of a dataset: arrays that can be memory-mapped, and what is known of them."""
+"""What a dataset is: source files turned into memory-mappable arrays and what is known of them.
+
+A dataset is a file of `arfl.datasets` that decorates a function ``prepare(raw_dir, *, options)``,
+which returns a `Preparation`, by `dataset`. Three steps, each of which leaves files that can be
+opened:
+
+- `fetch` puts verified source files and the receipt ``fetched.json`` into a raw folder,
+- `prepare` turns them into memory-mappable arrays with a ``meta.json``,
+- `load` maps a prepared folder; it needs NumPy alone, so that training starts quickly.
+"""
 
 import hashlib
+import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from arfl import seeds
+from arfl import registry, seeds
 from arfl.errors import UserError
 from arfl.files import atomic_path, read_json, write_json, write_text
 
 KINDS = ("complete", "sample", "stand-in", "synthetic")
 """What the data is: all of the paper's source, a part of it, other real data, or generated."""
+
+RECEIPT = "fetched.json"
 
 _ARRAYS = ("train_x", "train_y", "test_x", "test_y", "train_group")
 
@@ -103,6 +115,73 @@ class PreparedDataset:
         return self.meta["checksum"]
 
 
+def dataset(*, embedded: bool) -> Callable:
+    """Decorate a dataset's function ``prepare(raw_dir, *, ...options)`` to a `Preparation`.
+
+    Args:
+        embedded: whether it needs no source file.
+    """
+
+    def decorate(prepare: Callable) -> Callable:
+        prepare.embedded = embedded
+        return registry.register(prepare)
+
+    return decorate
+
+
+def fetch(
+    name: str,
+    raw_dir: str | os.PathLike,
+    sources: str | os.PathLike,
+    mirror: str | os.PathLike | None = None,
+) -> None:
+    """Put a dataset's source files, verified, and the receipt ``fetched.json`` into a folder.
+
+    With a mirror, the files are taken from ``<mirror>/<name>/`` and nowhere else; without one, from
+    ``raw_dir`` if the user has put them there, else from the network. Files may be packed as
+    ``.gz`` or ``.xz``; the raw folder gets them unpacked. Nothing is written to a mirror.
+
+    Args:
+        name: a file of `arfl.datasets`; for an embedded dataset the receipt alone is written.
+        raw_dir: this dataset's raw folder, for example ``data/raw/mnist``.
+        sources: the table of sources, ``workflow/resources/datasets.csv``.
+        mirror: a folder with one folder per dataset; by default the environment variable
+            ``ARFL_DATA_MIRROR``, if it is set.
+
+    Raises:
+        UserError: if a file cannot be had or is not what it should be; the message says what to
+            put where.
+    """
+    if registry.get("datasets", name).embedded:
+        write_json(Path(raw_dir) / RECEIPT, {"dataset": name, "files": []})
+        return
+    if mirror is None:
+        mirror = os.environ.get("ARFL_DATA_MIRROR") or None
+    # Imported here, since training loads prepared data and needs no client of the network.
+    sources_module = importlib.import_module("arfl.datasets._sources")
+    sources_module.fetch(name, Path(raw_dir), sources, mirror)
+
+
+def prepare(
+    name: str, raw_dir: str | os.PathLike, out_dir: str | os.PathLike, /, **options: object
+) -> PreparedDataset:
+    """Turn fetched files into the prepared form and load it.
+
+    Args:
+        name: a file of `arfl.datasets`.
+        raw_dir: the folder that `fetch` filled for this dataset; embedded datasets ignore it.
+        out_dir: the folder to write, for example ``data/prepared/mnist``; it appears complete or
+            not at all and replaces an older one.
+        options: settings of the dataset, the keyword arguments of its module's ``prepare``.
+
+    Raises:
+        UserError: for an unknown dataset or option, and for whatever is wrong with the files.
+    """
+    registry.check_options("datasets", name, options)
+    write(name, registry.get("datasets", name)(Path(raw_dir), **options), Path(out_dir))
+    return load(out_dir)
+
+
 def write(name: str, preparation: Preparation, folder: Path) -> None:
     """Write the prepared form of dataset ``name`` into ``folder``, complete or not at all."""
     arrays = preparation.arrays()
@@ -139,7 +218,7 @@ def load(folder: str | os.PathLike, verify: bool = False) -> PreparedDataset:
     """Map a prepared folder, without reading the arrays.
 
     Args:
-        folder: a folder that `arfl.datasets.prepare` wrote.
+        folder: a folder that `arfl.dataset.prepare` wrote.
         verify: read the arrays once and compare them with their checksum.
 
     Raises:

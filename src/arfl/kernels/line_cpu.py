@@ -4,20 +4,20 @@ The lanes of the vector unit are parameters: a block of `LANES` columns of the (
 copied to float64 scratch of K rows, and each step is a short loop over the lanes, which LLVM turns
 into vector instructions. Sorting and selecting go by sorting networks: fixed sequences of
 exchanges, each a minimum and a maximum, with no branch that could depend on the data; their tables
-come from `arfl.aggregators._networks`.
+come from `arfl.kernels.sorting_networks`.
 
 What kernels take from other files are arguments: numba keeps a kernel on disk for as long as this
 file is unchanged, and would not see another file's constant change.
 
-Each uses one thread; `arfl.aggregators._compiled` runs them side by side.
+Each uses one thread; `arfl.kernels.aggregation_cpu` runs them side by side.
 """
 
 import functools
 
 import numpy as np
 
-from arfl import compiled
-from arfl.aggregators._networks import (
+from arfl.kernels import numba_tools
+from arfl.kernels.sorting_networks import (
     exchange_lines,
     line_crossings,
     line_slopes,
@@ -29,7 +29,7 @@ LANES = 64
 SUM_LANES = 256
 
 
-@compiled.inlined
+@numba_tools.inlined
 def _exchange(rows, network):
     """Apply a network to the rows of a (n, LANES) scratch array."""
     for step in range(network.shape[0]):
@@ -47,7 +47,7 @@ def _exchange(rows, network):
                 second[lane] = max(first[lane], second[lane])
 
 
-@compiled.inlined
+@numba_tools.inlined
 def _middle(rows, network, low, high, median):
     """Mean of the rows ``low`` and ``high`` that the network leaves, into ``median`` (LANES,)."""
     _exchange(rows, network)
@@ -55,7 +55,7 @@ def _middle(rows, network, low, high, median):
         median[lane] = rows[low, lane] + (rows[high, lane] - rows[low, lane]) * 0.5
 
 
-@compiled.inlined
+@numba_tools.inlined
 def _load(models, start, width, rows):
     """Copy ``width`` columns to float64 lanes; lanes beyond them get zeros."""
     for client in range(models.shape[0]):
@@ -66,7 +66,7 @@ def _load(models, start, width, rows):
             rows[client, lane] = 0.0
 
 
-@compiled.kernel
+@numba_tools.kernel
 def finite_rows(models, start, stop, marks):
     """marks[k] = 0 if models[k, start:stop] are all finite, else NaN."""
     lanes = np.empty(SUM_LANES, models.dtype)
@@ -80,7 +80,7 @@ def finite_rows(models, start, stop, marks):
         marks[client] = lanes.sum()
 
 
-@compiled.kernel
+@numba_tools.kernel
 def weighted_sum(models, start, stop, weights, total):
     """total[n] = sum over k of weights[k] * models[k, n] for start <= n < stop."""
     n_clients = models.shape[0]
@@ -105,7 +105,7 @@ def weighted_sum(models, start, stop, weights, total):
             out[lane] = lanes[lane]
 
 
-@compiled.kernel
+@numba_tools.kernel
 def trimmed_mean(models, start, stop, cut, network, mean):
     """mean[n] of the values from rank ``cut`` to K - 1 - cut, for start <= n < stop."""
     n_clients = models.shape[0]
@@ -123,7 +123,7 @@ def trimmed_mean(models, start, stop, cut, network, mean):
             mean[at + lane] = lanes[lane] / (n_clients - 2 * cut)
 
 
-@compiled.inlined
+@numba_tools.inlined
 def _places(raw, client, place):
     """place[.] = rank from 0 of one client's value; equal values rank in the order of clients."""
     place[:] = 0.0
@@ -135,7 +135,7 @@ def _places(raw, client, place):
             place[lane] += 1.0 if raw[other, lane] < raw[client, lane] else 0.0
 
 
-@compiled.kernel
+@numba_tools.kernel
 def line_chunk(models, start, stop, full, inner, outer, lines):
     """Lines of Eq. 1-2 for ranks 1..K and the columns start..stop, in blocks of lanes.
 
@@ -144,7 +144,7 @@ def line_chunk(models, start, stop, full, inner, outer, lines):
     by client, K of sorted values, K of each client's rank from 0, one of slopes, one of
     intercepts, and K of the medians of the slopes from each sorted value.
 
-    The inner medians of Eq. 2 follow from those of Eq. 1, see `_networks.line_crossings`.
+    The inner medians of Eq. 2 follow from those of Eq. 1, see `sorting_networks.line_crossings`.
     """
     n_clients = models.shape[0]
     rows = np.empty((n_clients, LANES))
@@ -173,7 +173,7 @@ def line_chunk(models, start, stop, full, inner, outer, lines):
         _middle(rows, outer, low, high, lines[block, 3 * n_clients + 1])
 
 
-@compiled.inlined
+@numba_tools.inlined
 def _at_most(a, b):
     return 1.0 if a <= b else 0.0
 
@@ -230,12 +230,12 @@ def unrolled_line_chunk(n_clients):
     )
     # One short loop for each result: LLVM does not vectorise one long one.
     space = {"LANES": LANES, "_load": _load, "_at_most": _at_most}
-    return compiled.generated(
+    return numba_tools.generated(
         __file__, f"line_chunk_{n_clients}", source, space, inlined=("_inner", "_outer")
     )
 
 
-@compiled.kernel
+@numba_tools.kernel
 def line_centre(lines, start, stop, middle, centre):
     """centre[n] = the value at the rank ``middle`` of `line_chunk`'s lines, start <= n < stop."""
     slope = 3 * (lines.shape[1] - 2) // 4
@@ -245,7 +245,7 @@ def line_centre(lines, start, stop, middle, centre):
         centre[start + n] = lines[block, intercept, lane] + lines[block, slope, lane] * middle
 
 
-@compiled.kernel
+@numba_tools.kernel
 def reweight_chunk(
     models, lines, start, stop,
     ranks, roots, network, separate, skip, factor, offset, clip, zero, lost, delta, rounding,

@@ -1,4 +1,4 @@
-"""The numeric steps as compiled kernels on the CPU: the fast twin of `arfl.aggregators._dense`.
+"""The numeric steps as compiled kernels on the CPU: the fast twin of `arfl.aggregators._steps`.
 
 The same five functions with the same results to rounding. Each cuts the columns into chunks of a
 width that depends on K alone, hands them to as many Python threads as torch has, and adds up what
@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arfl import compiled
-from arfl.aggregators import _kernels, _networks
 from arfl.aggregators._line import ZERO_RESIDUAL, scheme
-from arfl.aggregators._networks import middle_ranks, network
+from arfl.kernels import line_cpu, numba_tools, sorting_networks
+from arfl.kernels.sorting_networks import middle_ranks, network
 
 _SUM_WIDTH = 2**16
 """Columns of a chunk of what streams through memory in long rows."""
@@ -25,7 +24,7 @@ _SUM_WIDTH = 2**16
 
 def _chunk_width(n_clients: int) -> int:
     """Columns of a chunk: what keeps its lines near 256 KiB, in whole blocks."""
-    return max(1, 2**13 // (n_clients * _kernels.LANES)) * _kernels.LANES
+    return max(1, 2**13 // (n_clients * line_cpu.LANES)) * line_cpu.LANES
 
 
 _UNROLLED = range(8, 17)
@@ -35,26 +34,26 @@ once: more clients take much longer, fewer gain little."""
 
 @functools.lru_cache(maxsize=32)
 def _line_step(n_clients: int) -> Callable:
-    """A function ``(values, start, stop, lines)``, see `arfl.aggregators._kernels.line_chunk`."""
+    """A function ``(values, start, stop, lines)``, see `arfl.kernels.line_cpu.line_chunk`."""
     if n_clients in _UNROLLED:
-        return _kernels.unrolled_line_chunk(n_clients)
+        return line_cpu.unrolled_line_chunk(n_clients)
     full = network(n_clients, tuple(range(n_clients)))
     inner = network(n_clients - 1, middle_ranks(n_clients - 1))
     outer = network(n_clients, middle_ranks(n_clients))
-    return lambda values, start, stop, lines: _kernels.line_chunk(
+    return lambda values, start, stop, lines: line_cpu.line_chunk(
         values, start, stop, full, inner, outer, lines
     )
 
 
 def _lines(n_clients: int) -> np.ndarray:
-    """Room for the lines of a chunk, see `arfl.aggregators._kernels.line_chunk`."""
-    return np.empty((_chunk_width(n_clients) // _kernels.LANES, 4 * n_clients + 2, _kernels.LANES))
+    """Room for the lines of a chunk, see `arfl.kernels.line_cpu.line_chunk`."""
+    return np.empty((_chunk_width(n_clients) // line_cpu.LANES, 4 * n_clients + 2, line_cpu.LANES))
 
 
 @functools.cache
 def _sources() -> str:
     """Hash of the files that the kernels come from."""
-    modules = (compiled, _kernels, _networks)
+    modules = (numba_tools, line_cpu, sorting_networks)
     text = b"".join(Path(module.__file__).read_bytes() for module in modules)
     return hashlib.sha256(text).hexdigest()
 
@@ -67,9 +66,9 @@ def _compiled(step: Callable) -> Callable:
     def compiled_step(models, *options):
         kernel = (models.dtype, len(models) if len(models) in _UNROLLED else "any")
         if kernel not in ready:
-            compiled.compile_alone(
+            numba_tools.compile_alone(
                 lambda: step(models[:, :1], *options),
-                _kernels.weighted_sum,
+                line_cpu.weighted_sum,
                 f"{step.__name__} {kernel} {_sources()}",
             )
             ready.add(kernel)
@@ -83,10 +82,10 @@ def finite_rows(models: Tensor) -> list[bool]:
     """Whether each row holds neither NaN nor infinity."""
     values = models.contiguous().numpy()
     marks = np.empty((-(-values.shape[1] // _SUM_WIDTH), len(values)))
-    compiled.over_chunks(
+    numba_tools.over_chunks(
         values.shape[1],
         _SUM_WIDTH,
-        lambda: lambda chunk, start, stop: _kernels.finite_rows(values, start, stop, marks[chunk]),
+        lambda: lambda chunk, start, stop: line_cpu.finite_rows(values, start, stop, marks[chunk]),
     )
     return (marks.sum(axis=0) == 0).tolist()
 
@@ -96,10 +95,10 @@ def weighted_sum(models: Tensor, weights: Tensor) -> Tensor:
     """(N,) sum over k of ``weights[k] * models[k]``, accumulated in float64."""
     values, total = models.contiguous().numpy(), torch.empty_like(models[0])
     factors, out = weights.double().numpy(), total.numpy()
-    compiled.over_chunks(
+    numba_tools.over_chunks(
         values.shape[1],
         _SUM_WIDTH,
-        lambda: lambda _, start, stop: _kernels.weighted_sum(values, start, stop, factors, out),
+        lambda: lambda _, start, stop: line_cpu.weighted_sum(values, start, stop, factors, out),
     )
     return total
 
@@ -110,10 +109,10 @@ def trimmed_mean(models: Tensor, cut: int) -> Tensor:
     values, mean = models.contiguous().numpy(), torch.empty_like(models[0])
     n_clients, out = len(values), mean.numpy()
     table = network(n_clients, tuple(range(cut, n_clients - cut)))
-    compiled.over_chunks(
+    numba_tools.over_chunks(
         values.shape[1],
         _chunk_width(n_clients),
-        lambda: lambda _, start, stop: _kernels.trimmed_mean(values, start, stop, cut, table, out),
+        lambda: lambda _, start, stop: line_cpu.trimmed_mean(values, start, stop, cut, table, out),
     )
     return mean
 
@@ -133,11 +132,11 @@ def repeated_median(models: Tensor) -> Tensor:
 
         def task(_, start, stop):
             fit_line(values, start, stop, lines)
-            _kernels.line_centre(lines, start, stop, (n_clients + 1) / 2, out)
+            line_cpu.line_centre(lines, start, stop, (n_clients + 1) / 2, out)
 
         return task
 
-    compiled.over_chunks(values.shape[1], _chunk_width(n_clients), work)
+    numba_tools.over_chunks(values.shape[1], _chunk_width(n_clients), work)
     return centre
 
 
@@ -177,9 +176,9 @@ def reweight(models: Tensor, variant: str, lam: float, delta: float) -> tuple[Te
 
         def task(chunk, start, stop):
             fit_line(values, start, stop, lines)
-            _kernels.reweight_chunk(values, lines, start, stop, *settings, out, sums[chunk])
+            line_cpu.reweight_chunk(values, lines, start, stop, *settings, out, sums[chunk])
 
         return task
 
-    compiled.over_chunks(n_parameters, _chunk_width(n_clients), work)
+    numba_tools.over_chunks(n_parameters, _chunk_width(n_clients), work)
     return corrected, torch.from_numpy(sums.sum(axis=0))

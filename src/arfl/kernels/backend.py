@@ -8,23 +8,28 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from arfl import fallback
-from arfl.aggregators import _dense
+from arfl.kernels import fallback
+
+
+@functools.cache
+def _plain_torch() -> ModuleType:
+    """`arfl.aggregators._steps`, imported at the first use: its package's rules import this."""
+    return importlib.import_module("arfl.aggregators._steps")
 
 
 @functools.cache
 def _compiled_module() -> ModuleType | None:
-    """`arfl.aggregators._compiled`, imported at the first use; None, and a warning, if it fails."""
+    """The module of numba kernels, imported at the first use; None, and a warning, if it fails."""
     return fallback.numba_module(
-        lambda: importlib.import_module("arfl.aggregators._compiled"), "aggregation"
+        lambda: importlib.import_module("arfl.kernels.aggregation_cpu"), "aggregation"
     )
 
 
 @functools.cache
 def _gpu_module() -> ModuleType | None:
-    """`arfl.aggregators._gpu`, imported at the first use; None, and a warning, if it fails."""
+    """The module of Triton kernels, imported at the first use; None, and a warning, if it fails."""
     try:
-        module = importlib.import_module("arfl.aggregators._gpu")
+        module = importlib.import_module("arfl.kernels.aggregation_gpu")
         module.probe()
         return module
     except ImportError as error:
@@ -50,8 +55,16 @@ def backend(models: Tensor) -> ModuleType:
     """
     kernels = {"cpu": _compiled_module, "cuda": _gpu_module}.get(models.device.type)
     if kernels is None or models.numel() < SMALL:
-        return _dense
-    return kernels() or _dense
+        return _plain_torch()
+    return kernels() or _plain_torch()
+
+
+def describe(models: Tensor) -> str:
+    """What `backend` chooses for these models, in words for a record."""
+    chosen = backend(models).__name__
+    return {"arfl.kernels.aggregation_cpu": "numba", "arfl.kernels.aggregation_gpu": "Triton"}.get(
+        chosen, "PyTorch"
+    )
 
 
 def compile_kernels(n_clients: Iterable[int] = (10,), dtype: torch.dtype = torch.float32) -> None:
@@ -66,7 +79,7 @@ def compile_kernels(n_clients: Iterable[int] = (10,), dtype: torch.dtype = torch
     """
     for n in n_clients:
         models = torch.zeros(n, 1, dtype=dtype)
-        steps = _compiled_module() or _dense
+        steps = _compiled_module() or _plain_torch()
         steps.finite_rows(models)
         steps.weighted_sum(models, torch.ones(n))
         steps.trimmed_mean(models, 0)

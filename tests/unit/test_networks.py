@@ -15,8 +15,9 @@ from reference_networks import (
     torchvision_resnet18,
 )
 
-from arfl import models
+from arfl import network
 from arfl.errors import UserError
+from arfl.local_training import Client, LocalSettings, epochs
 
 META = {"name": "made", "n_classes": 10, "vocabulary_size": None}
 
@@ -33,18 +34,29 @@ def drawn(model, n_clients):
     return torch.stack([model.initial(stream(seed)) for seed in range(n_clients)])
 
 
-def build(name, described, dropout=0.0, training_samples=10**6):
-    return models.build(name, described, dropout, training_samples)
+def build(name, described, dropout=0.0):
+    return network.make(name, described, dropout)
+
+
+def cnn():
+    return build("cnn", meta((1, 28, 28)))
+
+
+def resnet18():
+    return build("resnet18", meta((3, 32, 32)))
+
+
+def fasttext(words):
+    return build("fasttext", meta((12,), n_classes=2, vocabulary_size=words))
+
+
+def loannet(features, classes, dropout=0.0):
+    return build("loannet", meta((features,), n_classes=classes), dropout)
 
 
 def cnn_case(n_clients):
     x = torch.randn(n_clients, 6, 1, 28, 28, generator=stream(1))
-    return models.Cnn(10), ReferenceCnn(), x
-
-
-def cnn_without_lanes_case(n_clients):
-    _, reference, x = cnn_case(n_clients)
-    return models.Cnn(10, lanes=False), reference, x
+    return cnn(), ReferenceCnn(), x
 
 
 def fasttext_case(n_clients):
@@ -55,20 +67,20 @@ def fasttext_case(n_clients):
     x[:, 3, 4] = -1
     x[:, 4, :] = 3
     x[:, 5, :] = -1
-    return models.FastText(30), ReferenceFastText(30), x
+    return fasttext(30), ReferenceFastText(30), x
 
 
 def loannet_case(n_clients):
     x = torch.randn(n_clients, 6, 91, generator=stream(1))
-    return models.LoanNet(91, 9, dropout=0.0), ReferenceLoanNet(), x
+    return loannet(91, 9), ReferenceLoanNet(), x
 
 
 @pytest.mark.parametrize("n_clients", [1, 3])
-@pytest.mark.parametrize("case", [cnn_case, cnn_without_lanes_case, fasttext_case, loannet_case])
+@pytest.mark.parametrize("case", [cnn_case, fasttext_case, loannet_case])
 def test_logits_and_gradients_are_those_of_a_module_for_each_client(case, n_clients):
     model, reference, x = case(n_clients)
     flat = drawn(model, n_clients).requires_grad_()
-    logits = model.forward(model.layout.views(flat), x, training=True, generator=stream())
+    logits = model.forward(model.layout.views(flat), x, training=True, keep=None)
     # any smooth function of all logits, different for each sample and client
     coefficients = torch.randn(logits.shape, generator=stream(2))
     (coefficients * logits.tanh()).sum().backward()
@@ -85,44 +97,46 @@ def test_logits_and_gradients_are_those_of_a_module_for_each_client(case, n_clie
         torch.testing.assert_close(flat.grad[k], gradient, rtol=1e-4, atol=1e-5)
 
 
-def test_without_numba_the_cnn_runs_in_plain_torch_with_the_same_logits(tmp_path):
-    model, _, x = cnn_case(3)
-    flat = drawn(model, 3)
-    expected = model.forward(model.layout.views(flat), x, training=False, generator=None)
-    torch.save((flat, x, expected), tmp_path / "case.pt")
+@pytest.mark.parametrize(
+    ("name", "described"),
+    [
+        ("cnn", meta((1, 28, 28))),
+        ("loannet", meta((91,), n_classes=9)),
+        ("fasttext", meta((12,), n_classes=2, vocabulary_size=30)),
+    ],
+)
+def test_without_numba_there_is_no_compiled_training_and_a_warning_says_why(name, described):
     code = (
-        "import sys, warnings, torch\n"
+        "import sys, warnings\n"
         "sys.modules['numba'] = None\n"
-        "from arfl import models\n"
-        f"flat, x, expected = torch.load({str(tmp_path / 'case.pt')!r})\n"
-        "model = models.Cnn(10)\n"
+        "from arfl import network\n"
+        f"model = network.make({name!r}, {described!r})\n"
         "with warnings.catch_warnings(record=True) as caught:\n"
         "    warnings.simplefilter('always')\n"
-        "    logits = model.forward(model.layout.views(flat), x, False, None)\n"
+        "    assert model.compiled() is None\n"
         "said = ' '.join(str(warning.message) for warning in caught)\n"
-        "assert 'convolution runs in plain torch' in said and 'numba' in said, said\n"
-        "torch.testing.assert_close(logits, expected)\n"
+        "assert 'runs in plain torch' in said and 'numba' in said, said\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_text_without_words_has_the_bias_as_its_logit():
-    model = models.FastText(30)
+    model = fasttext(30)
     flat = drawn(model, 2)
     x = torch.full((2, 3, 4), -1, dtype=torch.int16)
-    logits = model.forward(model.layout.views(flat), x, training=False, generator=None)
+    logits = model.forward(model.layout.views(flat), x, training=False, keep=None)
     bias = flat[:, model.layout.slices["fc.bias"]]
     assert torch.equal(logits, bias.view(2, 1, 1).expand(2, 3, 1))
 
 
 def test_padding_does_not_change_a_text():
-    model = models.FastText(30)
+    model = fasttext(30)
     tensors = model.layout.views(drawn(model, 1))
     x = torch.randint(0, 30, (1, 5, 7), generator=stream()).to(torch.int16)
     longer = torch.cat([x, torch.full((1, 5, 9), -1, dtype=torch.int16)], dim=2)
     torch.testing.assert_close(
-        model.forward(tensors, longer, training=False, generator=None),
-        model.forward(tensors, x, training=False, generator=None),
+        model.forward(tensors, longer, training=False, keep=None),
+        model.forward(tensors, x, training=False, keep=None),
     )
 
 
@@ -131,21 +145,21 @@ def trained_size(layout):
 
 
 def test_parameter_counts_are_the_papers():
-    cnn = models.Cnn(10).layout
-    assert (cnn.size, cnn.buffers) == (3_146, ())
-    resnet = models.ResNet18(10).layout
+    small = cnn().layout
+    assert (small.size, small.buffers) == (3_146, ())
+    resnet = resnet18().layout
     assert trained_size(resnet) == 11_173_962
-    assert models.FastText(25_000).layout.size == 25_000 * 100 + 100 + 1
-    assert models.LoanNet(91, 9, 0.5).layout.size == 91 * 46 + 46 + 46 * 23 + 23 + 23 * 9 + 9
+    assert fasttext(25_000).layout.size == 25_000 * 100 + 100 + 1
+    assert loannet(91, 9, 0.5).layout.size == 91 * 46 + 46 + 46 * 23 + 23 + 23 * 9 + 9
 
 
 @pytest.mark.parametrize(
     ("model", "shape"),
     [
-        (models.Cnn(10), (10, 16)),
-        (models.ResNet18(10), (10, 512)),
-        (models.FastText(7), (1, 100)),
-        (models.LoanNet(91, 9, 0.5), (9, 23)),
+        (cnn(), (10, 16)),
+        (resnet18(), (10, 512)),
+        (fasttext(7), (1, 100)),
+        (loannet(91, 9, 0.5), (9, 23)),
     ],
     ids=["cnn", "resnet18", "fasttext", "loannet"],
 )
@@ -160,7 +174,7 @@ def test_the_output_layer_is_the_last_weight_matrix(model, shape):
 
 
 def test_resnet_and_its_batch_norm_statistics_are_torchvisions():
-    model = models.ResNet18(10)
+    model = resnet18()
     layout, reference = model.layout, torchvision_resnet18()
     assert {tuple(p.shape) for p in reference.parameters()} <= set(layout.shapes.values())
     assert sum(p.numel() for p in reference.parameters()) == trained_size(layout)
@@ -204,7 +218,7 @@ def test_resnet_and_its_batch_norm_statistics_are_torchvisions():
 
 
 def test_resnet_takes_one_client_a_call():
-    model = models.ResNet18(10)
+    model = resnet18()
     assert not model.joint
     with pytest.raises(ValueError, match="one client"):
         model.forward({}, torch.zeros(2, 1, 3, 32, 32), True, None)
@@ -213,35 +227,42 @@ def test_resnet_takes_one_client_a_call():
 # Dropout
 
 
+def drawn_masks(model, n_samples, n_epochs=1, number=0):
+    settings = LocalSettings("sgd", 0.0, n_samples)
+    client = Client(number, torch.arange(n_samples).numpy(), n_epochs, 0.1)
+    masks = [epoch.keep for epoch in epochs(client, settings, model, seed=1, round_number=1)]
+    return [torch.from_numpy(mask).unsqueeze(0) for mask in masks]
+
+
 def test_dropout_drops_its_share_of_each_hidden_layer_and_keeps_the_mean():
     # Every unit is 1 without dropout: 0 or 1 / (1 - p) after the first, and again after the
     # second, so that each logit is 0 or 1 / (1 - p)^2.
     dropout = 0.3
-    model = models.LoanNet(4, 5, dropout)
+    model = loannet(4, 5, dropout)
     flat = torch.zeros(1, model.layout.size)
     tensors = model.layout.views(flat)
     tensors["fc1.bias"].fill_(1)
     tensors["fc2.weight"][0] = torch.eye(23, 46)
     tensors["fc3.weight"][0] = torch.eye(5, 23)
     x = torch.zeros(1, 4000, 4)
-    generator = stream()
-    logits = model.forward(tensors, x, training=True, generator=generator)
+    first, second = drawn_masks(model, 4000, n_epochs=2)
+    logits = model.forward(tensors, x, training=True, keep=first)
     kept = logits > 0
     torch.testing.assert_close(
         logits[kept], torch.full_like(logits[kept], 1 / (1 - dropout) ** 2), rtol=1e-5, atol=0
     )
     # 20,000 draws: five standard deviations are below 0.018
     assert abs(kept.float().mean().item() - (1 - dropout) ** 2) < 0.018
-    assert not torch.equal(model.forward(tensors, x, training=True, generator=generator), logits)
-    assert torch.equal(model.forward(tensors, x, training=True, generator=stream()), logits)
-    assert (model.forward(tensors, x, training=False, generator=None) == 1).all()
+    assert not torch.equal(model.forward(tensors, x, training=True, keep=second), logits)
+    assert (model.forward(tensors, x, training=False, keep=None) == 1).all()
 
 
-def test_dropout_leaves_the_global_random_numbers_alone():
-    model = models.LoanNet(4, 5, 0.5)
+def test_dropout_belongs_to_the_client_and_leaves_the_global_random_numbers_alone():
+    model = loannet(4, 5, 0.5)
     before = torch.get_rng_state()
-    tensors = model.layout.views(model.initial(stream()).unsqueeze(0))
-    model.forward(tensors, torch.zeros(1, 8, 4), training=True, generator=stream())
+    (mask,), (again,), (other,) = (drawn_masks(model, 8, number=number) for number in (1, 1, 2))
+    assert torch.equal(mask, again)
+    assert not torch.equal(mask, other)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -249,7 +270,7 @@ def test_dropout_leaves_the_global_random_numbers_alone():
 
 
 def test_initial_weights_are_uniform_within_one_over_the_root_of_the_fan_in():
-    model = models.Cnn(10)
+    model = cnn()
     tensors = model.layout.views(torch.stack([model.initial(stream(s)) for s in range(30)]))
     fan_in = {"conv1": 25, "conv2": 100, "fc1": 128, "fc2": 16}
     for name, tensor in tensors.items():
@@ -261,21 +282,21 @@ def test_initial_weights_are_uniform_within_one_over_the_root_of_the_fan_in():
 
 
 def test_initial_batch_norm_is_the_identity_and_embeddings_are_standard_normal():
-    model = models.ResNet18(10)
+    model = resnet18()
     flat = model.initial(stream())
     for name, part in model.layout.slices.items():
         if name.endswith(("norm.weight", "running_var")):
             assert (flat[part] == 1).all()
         if name.endswith(("norm.bias", "running_mean")):
             assert (flat[part] == 0).all()
-    text = models.FastText(1000)
+    text = fasttext(1000)
     embedding = text.initial(stream())[text.layout.slices["embedding.weight"]]
     assert abs(embedding.mean()) < 0.02
     assert abs(embedding.std() - 1) < 0.02
 
 
 def test_the_stream_decides_the_initial_model():
-    model = models.Cnn(10)
+    model = cnn()
     assert torch.equal(model.initial(stream(3)), model.initial(stream(3)))
     assert not torch.equal(model.initial(stream(3)), model.initial(stream(4)))
 
@@ -305,22 +326,21 @@ def test_build_sizes_the_network_for_the_data():
     ],
 )
 def test_data_that_a_network_does_not_take_is_one_message(name, described):
-    with pytest.raises(UserError, match=f"model {name} does not take the data made"):
+    with pytest.raises(UserError, match=f"network {name} does not take the data made"):
         build(name, described)
 
 
 def test_unknown_names_and_dropout_where_there_is_none_are_refused():
-    with pytest.raises(UserError, match=r"unknown model 'vgg'; choose one of cnn, resnet18"):
+    with pytest.raises(UserError, match="unknown network 'vgg'; known: cnn, fasttext"):
         build("vgg", meta((1, 28, 28)))
-    with pytest.raises(UserError, match="model cnn has no dropout"):
+    with pytest.raises(UserError, match="network cnn has no dropout"):
         build("cnn", meta((1, 28, 28)), dropout=0.5)
 
 
-def test_only_long_trainings_load_the_lane_kernels(monkeypatch):
-    asked = []
-    monkeypatch.setattr(models, "_lane_convolution", lambda: asked.append(True))
-    for training_samples, expected in [(20_000, []), (10**6, [True])]:
-        model = build("cnn", meta((1, 28, 28)), training_samples=training_samples)
-        tensors = model.layout.views(drawn(model, 1))
-        model.forward(tensors, torch.zeros(1, 2, 1, 28, 28), training=True, generator=None)
-        assert asked == expected
+@pytest.mark.parametrize("case", [cnn_case, fasttext_case, loannet_case])
+def test_compiled_logits_are_those_of_the_network(case):
+    model, _, x = case(1)
+    flat = drawn(model, 1)
+    expected = model.forward(model.layout.views(flat), x, training=False, keep=None)[0]
+    logits = model.compiled().logits(flat[0].numpy(), x[0].numpy())
+    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,1 @@
+"""Networks, one file each; see `arfl.network` for what a network is."""

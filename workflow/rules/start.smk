@@ -1,0 +1,96 @@
+# What is looked after once, before anything is planned: locks that a power failure has left behind,
+# and whatever would make a cluster's jobs wait, fail or train in the wrong place.
+
+import fcntl
+import platform
+import subprocess
+
+LOCKS = Path(".snakemake/locks")
+
+
+def hold_folder():
+    """Hold the folder as long as this process lives; whether no other process holds it."""
+    global HELD
+    LOCKS.parent.mkdir(exist_ok=True)
+    HELD = open(LOCKS.parent / "held-by", "a+")
+    alone = True
+    try:
+        fcntl.flock(HELD, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        alone = False
+    if alone:
+        HELD.seek(0)
+        # Some shared file systems keep such locks to one machine.
+        alone = HELD.read() in ("", platform.node())
+        HELD.truncate(0)
+        HELD.write(platform.node())
+        HELD.flush()
+    fcntl.flock(HELD, fcntl.LOCK_SH)
+    return alone
+
+
+def left_in_queue():
+    """SLURM jobs of this user that were submitted from this folder."""
+    command = ["squeue", "--me", "--noheader", "--format=%i %Z"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    rows = (line.partition(" ") for line in listed.stdout.splitlines())
+    return [number for number, _, folder in rows if folder.strip() == os.getcwd()]
+
+
+def on_slurm():
+    """Whether a profile for SLURM is in use."""
+    return "slurm_partition" in (workflow.resource_settings.default_resources or ())
+
+
+def check_cluster():
+    """Refuse what a cluster would answer with waiting, or with training on the wrong nodes."""
+    if config["device"] == "auto":
+        raise WorkflowError(
+            "device is auto, but this node's GPUs say nothing of those where the jobs run; give "
+            "--config device=cuda, or device=cpu"
+        )
+    settings = workflow.resource_settings
+    account = settings.default_resources.get("slurm_account")
+    if getattr(account, "raw", None) == "your-account":
+        raise WorkflowError(
+            "profiles/slurm/config.yaml still says your-account; put your own there (sacctmgr show "
+            "associations user=$USER lists them), or delete the line if the cluster has none"
+        )
+    changed = settings.overwrite_resources
+    if (
+        config["device"] == "cuda"
+        and changed
+        and "slurm_partition" not in changed.get("train_cell", ())
+    ):
+        raise WorkflowError(
+            "--set-resources replaces that of the profile, so that trainings would go to nodes "
+            "without GPUs; add train_cell:slurm_partition=<partition with GPUs>"
+        )
+
+
+if workflow.is_main_process:
+    if on_slurm():
+        check_cluster()
+    try:
+        ALONE = hold_folder()
+    except OSError:  # a read-only folder, or a file system without such locks
+        ALONE = False
+    if ALONE and on_slurm() and not {"-n", "--dry-run", "--dryrun"} & set(sys.argv):
+        QUEUED = left_in_queue()
+        if QUEUED:
+            raise WorkflowError(
+                "SLURM jobs that an earlier start submitted from this folder are still there, and "
+                f"would be submitted twice: wait for them, or scancel {' '.join(QUEUED)}"
+            )
+    # Snakemake's locks outlive it where it was killed; nobody holds the folder any more.
+    if ALONE and LOCKS.is_dir():
+        for lock in LOCKS.glob("*.lock"):
+            lock.unlink(missing_ok=True)
+
+
+def escape_environments():
+    """Braces in the folder's name are no wildcards, for which Snakemake takes them here."""
+    for made in workflow.rules:
+        if made.conda_env is not None:
+            path = str(Path(workflow.basedir, "workflow/rules", made.conda_env))
+            made.conda_env = path.replace("{", "{{").replace("}", "}}")
