@@ -98,6 +98,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--kept", type=Path, required=True, help=".json file: a second copy, taken up again")
     add("--out", type=Path, required=True, help=".json file")
 
+    add = verb("pack", _pack, "Put a run's new records into a batch for keeping.").add_argument
+    add("--cells", type=Path, required=True, help="folder of records: results/<run>/cells")
+    add("--out", type=Path, required=True, help="folder of the run's batches: records/<run>")
+
+    add = verb("restore", _restore, "Packed records back where `train` finds them.").add_argument
+    add("--batches", type=Path, required=True, help="folder of the run's batches: records/<run>")
+    add("--run-folder", type=Path, required=True, help="results/<run>")
+    add("--cells", action="store_true", help="also as finished cells, for tables and figures")
+
     add = verb("plan", _plan, "Write down which cells each target needs.").add_argument
     add("--config", type=_json_object, required=True, help="JSON object, see config.yaml")
     add("--assumptions", type=Path, required=True, help="CSV: key, reason")
@@ -194,6 +203,18 @@ def _train(**arguments: object) -> None:
     from arfl import cell
 
     cell.train(**arguments)
+
+
+def _pack(cells: Path, out: Path) -> None:
+    from arfl import batches
+
+    batches.pack(cells, out)
+
+
+def _restore(batches: Path, run_folder: Path, cells: bool) -> None:
+    from arfl import batches as packed
+
+    packed.restore(batches, run_folder, cells)
 
 
 def _plan(config: dict, assumptions: Path, out: Path) -> None:
