@@ -20,10 +20,8 @@ test: env
 	$(RUN) pytest -q
 
 figures: env
-	@set -e; for run in $(patsubst records/%/,%,$(wildcard records/*/)); do \
-	  $(RUN) python -m arfl render --run-folder records/$$run --paper workflow/resources/paper \
-	    --out results/from-records/$$run; \
-	done
+	@$(RUN) python -m arfl render --runs $(wildcard records/*/) --paper workflow/resources/paper \
+	  --out results/from-records
 
 lint: env
 	$(RUN) ruff check

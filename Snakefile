@@ -26,6 +26,7 @@ localrules:
     collect,
     claims,
     report,
+    index,
 
 
 wildcard_constraints:
@@ -41,7 +42,7 @@ wildcard_constraints:
 
 rule all:
     input:
-        f"{RUN}/report.html",
+        everything,
 
 
 include: "workflow/rules/download.smk"

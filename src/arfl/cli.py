@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     add = verb("collect", _collect, "Gather a target's records into CSV.").add_argument
     add("--plan", type=Path, required=True)
     add("--target", required=True)
-    add("--out", type=Path, required=True, help="folder")
+    add("--out", type=Path, required=True, help="collected.json; the CSV are written beside it")
 
     add = verb("confidence", _confidence, "Figure 2's curves, from the aggregator.").add_argument
     add("--out", type=Path, required=True, help=".csv file")
@@ -139,13 +139,13 @@ def _parser() -> argparse.ArgumentParser:
         add(f"--{source}", type=Path, required=True, help="collected.json, or a study's file")
         if name != "rounds":
             add("--paper", type=Path, required=True, help="folder of the paper's numbers")
-        add("--out", type=Path, required=True, help="output path without suffix")
+        add("--out", type=Path, required=True, help="one of the files; its suffix is replaced")
 
     add = verb("claims", _claims, "Judge the paper's statements on the records.").add_argument
     add("--collected", type=Path, nargs="+", required=True, help="collected.json of each target")
     add("--theory", type=Path, help=".csv file of the simulation")
     add("--paper", type=Path, required=True, help="folder of the paper's numbers and claims")
-    add("--out", type=Path, required=True, help="output path without suffix")
+    add("--out", type=Path, required=True, help="one of the files; its suffix is replaced")
 
     add = verb("report", _report, "Write the report: one page that opens offline.").add_argument
     add("--plan", type=Path, required=True)
@@ -160,10 +160,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--claims", type=Path, nargs="+", required=True, help="claims.json of each run")
     add("--out", type=Path, required=True, help=".html file, in the folder above the runs'")
 
-    add = verb("render", _render, "All of these again, from collected CSV.").add_argument
-    add("--run-folder", type=Path, required=True, help="with plan.json and collected/")
+    add = verb("render", _render, "All of these again, from what is kept of runs.").add_argument
+    add("--runs", type=Path, nargs="+", required=True, help="folders of plan.json and records")
     add("--paper", type=Path, required=True, help="folder of the paper's numbers")
-    add("--out", type=Path, required=True, help="folder")
+    add("--out", type=Path, required=True, help="folder; a run's files go to <out>/<its name>")
     return parser
 
 
@@ -248,19 +248,19 @@ def _target(plan: Path, name: str):
 def _table(plan: Path, target: str, collected: Path, paper: Path, out: Path) -> None:
     from arfl.reporting import tables
 
-    tables.write(collected, _target(plan, target), paper, out)
+    tables.write(collected, _target(plan, target), paper, out.with_suffix(""))
 
 
 def _figure(plan: Path, target: str, source: Path, paper: Path, out: Path) -> None:
     from arfl.reporting import figures
 
-    figures.draw(source, _target(plan, target), paper, out)
+    figures.draw(source, _target(plan, target), paper, out.with_suffix(""))
 
 
 def _rounds(plan: Path, target: str, collected: Path, out: Path) -> None:
     from arfl.reporting import figures
 
-    figures.draw_rounds(collected, _target(plan, target), out)
+    figures.draw_rounds(collected, _target(plan, target), out.with_suffix(""))
 
 
 def _write_columns(out: Path, columns: dict[str, Sequence]) -> None:
@@ -292,7 +292,7 @@ def _trigger(data: Path, options: dict, out: Path) -> None:
 def _claims(collected: list[Path], theory: Path | None, paper: Path, out: Path) -> None:
     from arfl.reporting import claims
 
-    claims.evaluate(collected, paper, out, theory)
+    claims.evaluate(collected, paper, out.with_suffix(""), theory)
 
 
 def _report(
@@ -315,7 +315,7 @@ def _index(claims: list[Path], out: Path) -> None:
     report.index(claims, out)
 
 
-def _render(run_folder: Path, paper: Path, out: Path) -> None:
+def _render(runs: list[Path], paper: Path, out: Path) -> None:
     from arfl.reporting import render
 
-    render.render(run_folder, paper, out)
+    render.render(runs, paper, out)

@@ -80,9 +80,3 @@ def checksum(path: str | os.PathLike, algorithm: str = "sha256") -> str:
     """Hexadecimal digest of a file's content, read in chunks."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, algorithm).hexdigest()
-
-
-def content_digest(value: object) -> str:
-    """SHA-256 of a JSON value in one canonical form: sorted keys, no spaces."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()

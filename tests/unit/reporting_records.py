@@ -3,13 +3,15 @@
 The numbers follow simple formulas plus seeded noise, so that the tests can say what must come out.
 """
 
+import hashlib
 import json
 import random
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from arfl.files import content_digest
+from arfl import record
+from arfl.grid import Cell, value_text
 
 AGGREGATORS = {
     "fedavg": {"label": "FedAvg"},
@@ -35,22 +37,30 @@ ASSUMPTIONS = [
 ]
 
 
-def signed(record: dict) -> dict:
-    """A record whose digest fits its content."""
-    rest = {key: value for key, value in record.items() if key != "digest"}
-    return rest | {"digest": content_digest(rest)}
-
-
-def rewrite(path: Path, change: Callable[[dict], None]) -> None:
-    """Change a record as one who trained it differently would have written it."""
-    record = json.loads(path.read_text())
-    change(record)
-    path.write_text(json.dumps(signed(record)))
-
-
 def final_accuracy(cell: dict, share: float) -> float:
     """Accuracy after the last round, before noise; ``share`` runs from 0 to 1 over the sweep."""
     return LEVELS[cell["aggregator"]] - DECLINE[cell["aggregator"]] * share
+
+
+def rewrite(path: Path, change: Callable[[dict], None]) -> None:
+    """Change a record in place and give it the digest of what it now holds."""
+    content = json.loads(path.read_text())
+    change(content)
+    content["digest"] = record.digest(content)
+    path.write_text(json.dumps(content))
+
+
+def diverge(path: Path, number: int) -> None:
+    """Let a record's training end in round ``number``."""
+
+    def change(content: dict) -> None:
+        content["rounds"] = content["rounds"][: number - 1]
+        content["diverged"] = {
+            "round": number,
+            "cause": "the global model holds a NaN or an infinity",
+        }
+
+    rewrite(path, change)
 
 
 class Experiment:
@@ -106,9 +116,8 @@ class Experiment:
 
     def write(self) -> Path:
         """Write the plan and all records; returns the plan's path."""
-        plan = self.plan()
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        self.plan_path.write_text(json.dumps(plan))
+        self.plan_path.write_text(json.dumps(self.plan()))
         for rows in self.targets.values():
             for row in rows:
                 path = Path(row["record"])
@@ -134,42 +143,42 @@ class Experiment:
             {
                 "round": number,
                 **rate,
-                "clients": present if len(present) < n_clients else None,
+                "clients": present,
                 "weights": self._weights(cell, present, attackers, rng),
                 "excluded": [],
             }
             for number, rate in enumerate(rates, start=1)
         ]
-        content = {
-            "format": 2,
-            "partition": "ab" * 32,
-            "diverged": None,
-            "cell": cell,
-            "settings": self._settings(cell),
-            "data": {
+        return record.make(
+            cell=cell,
+            settings=self._settings(cell),
+            data={
                 "name": name, "stands_for": dataset, "kind": kind, "checksum": "0" * 64,
                 "note": "numbers invented for the tests", "n_train": 1437, "n_test": 360,
                 "n_classes": 10, "class_names": [str(i) for i in range(10)],
             },
-            "clients": {
-                "n": n_clients, "attackers": attackers,
-                "class_counts": [self._class_counts(cell, k) for k in range(n_clients)],
+            partition=hashlib.sha256(f"{cell['task']}/{cell['seed']}".encode()).hexdigest(),
+            trained={
+                "diverged": None,
+                "clients": {
+                    "n": n_clients, "attackers": attackers,
+                    "class_counts": [self._class_counts(cell, k) for k in range(n_clients)],
+                },
+                "rounds": rounds,
+                "seconds": {
+                    "training": 1.0 + rng.random(), "aggregation": 0.1 * (1 + rng.random()),
+                    "evaluation": 0.05, "total": 2.2,
+                },
             },
-            "rounds": rounds,
-            "seconds": {
-                "training": 1.0 + rng.random(), "aggregation": 0.1 * (1 + rng.random()),
-                "evaluation": 0.05, "total": 2.2,
-            },
-            "seeds": {"partition": 123},
-            "provenance": {
+            origin={
                 "commit": "0123456789abcdef", "dirty": False, "fingerprint": "feedc0de",
                 "python": "3.11.2", "libraries": {"torch": "2.15.0", "numpy": "2.4.0"},
-                "device": "cpu", "device_name": "test machine", "threads": 1, "host_cpus": 2,
-                "backends": {"training": "torch", "aggregation": "numba"}, "resumed": 0,
+                "device": "cpu", "device_name": "test machine", "host_cpus": 2,
+                "threads": 1, "backends": {"training": "PyTorch", "aggregation": "PyTorch"},
                 "started": "2026-01-01T00:00:00Z", "command": "invented for the tests",
+                "resumed": 0,
             },
-        }  # fmt: skip
-        return signed(content)
+        )  # fmt: skip
 
     def _settings(self, cell: dict) -> dict:
         dataset = self.datasets[cell["id"]]
@@ -178,12 +187,14 @@ class Experiment:
             "scale": self.scale,
             "protocol": self.protocol,
             "task": {
-                "dataset": name, "stands_for": dataset, "model": "cnn", "rounds": self.n_rounds,
+                "dataset": dataset, "data": name, "model": "cnn", "rounds": self.n_rounds,
                 "n_clients": self._n_clients(cell["task"]), "epochs": 2,
-                "partition": {"name": "iid"}, "data": name,
+                "partition": {"name": "iid"},
             },
             "attack": self._attack_settings(cell),
-            "aggregator": {"rule": cell["aggregator"], "options": dict(cell["changes"]["aggregator"])},
+            "aggregator": {
+                "rule": cell["aggregator"], "options": dict(cell["changes"]["aggregator"]),
+            },
         }  # fmt: skip
 
     def _rates(self, cell: dict, final: float, progress: float) -> dict:
@@ -202,7 +213,8 @@ class Experiment:
     def _attack_settings(cell: dict) -> dict | None:
         if cell["attack"] == "none":
             return None
-        return {"rule": cell["attack"], "options": {"source": 1}, "training": {"lr_factor": 1}}
+        options = {"source": 1} | cell["changes"]["attack"]
+        return {"rule": cell["attack"], "options": options, "training": {"lr_factor": 1}}
 
     def _weights(self, cell: dict, present: list[int], attackers: list[int], rng: random.Random):
         if cell["aggregator"] not in WITH_WEIGHTS:
@@ -234,23 +246,9 @@ class Experiment:
         clean = x_name in ("n_attackers", "noise_std") and x == 0
         attack = "none" if clean else attack
         n_attackers = 0 if clean else n_attackers
-        changes = {"task": {}, "attack": {}, "aggregator": {}}
-        if of and not clean:
-            changes[of] = {x_name: x}
-        named = {
-            part: "".join(
-                f".{k}-{v}" if isinstance(v, str) else f".{k}-{v:g}" for k, v in changed.items()
-            )
-            for part, changed in changes.items()
-        }
-        cell_id = (
-            f"{task}/{attack}{named['attack']}/attackers-{n_attackers}/"
-            f"{aggregator}{named['aggregator']}/seed-{seed}"
-        )
-        cell = {
-            "id": cell_id, "task": task, "attack": attack, "n_attackers": n_attackers,
-            "aggregator": aggregator, "seed": seed, "changes": changes,
-        }  # fmt: skip
+        changes = () if clean or of is None else ((of, x_name, value_text(x)),)
+        cell = Cell(task, attack, n_attackers, aggregator, seed, changes).describe()
+        cell_id = cell["id"]
         self.shares[cell_id], self.datasets[cell_id] = (0.0 if clean else share), dataset
         return {
             "panel": panel, "x_name": x_name, "x": x, "cell": cell,

@@ -1,13 +1,15 @@
 import hashlib
 import json
 import math
+import shutil
 import statistics
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from reporting_records import Experiment, rewrite, signed
+from reporting_records import Experiment, diverge, rewrite
 
+from arfl import batches
 from arfl.errors import UserError
 from arfl.reporting import collect, frames
 
@@ -60,14 +62,15 @@ def test_a_cell_that_weighs_all_clients_alike_has_no_weights(experiment):
     experiment.write()
     cell_id = "mnist_shards/label_flip/attackers-2/foolsgold/seed-1"
     path = experiment.path(cell_id)
-    record = json.loads(path.read_text())
-    for entry in record["rounds"]:
-        entry["weights"] = [0.05] * 20
-    path.write_text(json.dumps(signed(record)))
+
+    def alike(record):
+        for entry in record["rounds"]:
+            entry["weights"] = [0.05] * 20
+
+    rewrite(path, alike)
     assert cell_id not in ids(collected(experiment, "figure3").weights)
     # one client left out of one round
-    record["rounds"][6]["weights"] = [0.0] + [1 / 19] * 19
-    path.write_text(json.dumps(signed(record)))
+    rewrite(path, lambda record: record["rounds"][6].update(weights=[0.0] + [1 / 19] * 19))
     assert (collected(experiment, "figure3").weights.cell_id == cell_id).sum() == 10 * 20
 
 
@@ -88,6 +91,16 @@ def test_partitions_are_kept_once_per_task_and_seed(experiment):
     record = json.loads(experiment.path("mnist_shards/none/attackers-0/median/seed-2").read_text())
     counts = list(rows[rows.seed == 2].class_counts)
     assert counts == record["clients"]["class_counts"]
+    assert set(rows[rows.seed == 2].partition) == {record["partition"]}
+
+
+def test_a_partition_of_its_own_is_kept_beside_the_others(experiment):
+    experiment.write()
+    path = experiment.path("mnist_shards/none/attackers-0/median/seed-2")
+    rewrite(path, lambda record: record.update(partition="ab" * 32))
+    rows = collected(experiment, "figure3").partitions
+    assert len(rows) == 4 * 20
+    assert (rows.partition == "ab" * 32).sum() == 20
 
 
 def test_weights_of_long_runs_are_thinned_but_keep_both_ends(tmp_path):
@@ -103,23 +116,34 @@ def break_json(path):
 
 
 def change(**updates):
-    def breaker(path):
-        record = json.loads(path.read_text())
+    def update(record):
         for dotted, value in updates.items():
             *parents, last = dotted.split("__")
             place = record
             for key in parents:
                 place = place[int(key) if key.isdigit() else key]
             place[last] = value
-        path.write_text(json.dumps(record))
 
-    return breaker
+    return lambda path: rewrite(path, update)
 
 
 def drop_rounds(path):
+    rewrite(path, lambda record: record.update(rounds=record["rounds"][:4]))
+
+
+def make_it_nan(path):
     record = json.loads(path.read_text())
-    record["rounds"] = record["rounds"][:4]
+    record["rounds"][9]["accuracy"] = float("nan")
     path.write_text(json.dumps(record))
+
+
+def leave_the_digest(path):
+    path.write_text(path.read_text().replace("test machine", "another machine"))
+
+
+def make_a_folder(path):
+    path.unlink()
+    path.mkdir()
 
 
 @pytest.mark.parametrize(
@@ -127,18 +151,23 @@ def drop_rounds(path):
     [
         (break_json, "not valid JSON"),
         (change(format=7), "format 7"),
-        (change(rounds__9__accuracy=float("nan")), "accuracy is nan"),
-        (change(rounds__0__accuracy=None), "accuracy is None"),
-        (change(rounds__3__attack_success_rate=1.5), "attack_success_rate is 1.5"),
+        (make_it_nan, "not a finite number"),
+        (change(rounds__0__accuracy=None), "rounds.0.accuracy: None is not of type 'number'"),
+        (
+            change(rounds__3__attack_success_rate=1.5),
+            "rounds.3.attack_success_rate: 1.5 is greater",
+        ),
         (change(settings__scale="paper"), "scale is 'paper'"),
         (change(settings__task__epochs=5), "its task.epochs is 5, not 2 as planned"),
         (change(settings__task__lr=0.1), "its task.lr is 0.1, not None as planned"),
         (change(settings__attack=None), "its attack is None, not {'rule': 'label_flip'"),
         (change(cell__id="another"), "record of another"),
-        (change(provenance={}), "field is missing"),
-        (change(rounds=None), "field is missing or has the wrong form"),
-        (drop_rounds, "4 of 10 rounds"),
-        (change(rounds__2__weights=[0.5, 0.5]), "round 3: not one weight per client"),
+        (change(provenance={}), "provenance: 'commit' is a required property"),
+        (change(rounds=None), "rounds: None is not of type 'array'"),
+        (drop_rounds, "its rounds are not 1 to 10"),
+        (change(rounds__2__weights=[0.5, 0.5]), "round 3 has not one weight for each client"),
+        (leave_the_digest, "does not match its digest"),
+        (make_a_folder, "Is a directory"),
     ],
 )
 def test_a_broken_record_is_named_with_its_reason(experiment, breaker, reason):
@@ -229,20 +258,43 @@ def test_the_mean_of_the_last_rounds_is_that_of_the_records(tmp_path):
             assert getattr(row, f"{rate}_late") == pytest.approx(expected)
 
 
-def test_a_diverged_cell_is_told_and_has_no_rates(experiment):
+def test_a_diverged_cell_is_neither_done_nor_broken(experiment):
     experiment.write()
-    cell_id = "mnist_shards/label_flip/attackers-2/fedavg/seed-2"
-
-    def diverge(record):
-        record["diverged"] = {"round": 4, "cause": "a parameter is not finite"}
-        record["rounds"] = record["rounds"][:3]
-
-    rewrite(experiment.path(cell_id), diverge)
+    cell_id = "mnist_shards/label_flip/attackers-2/foolsgold/seed-2"
+    diverge(experiment.path(cell_id), 5)
     result = collected(experiment, "figure3")
     row = next(c for c in result.cells.itertuples() if c.cell_id == cell_id)
-    assert (row.state, row.diverged) == ("diverged", "round 4: a parameter is not finite")
+    assert row.state == "diverged"
+    assert row.diverged == "in round 5: the global model holds a NaN or an infinity"
+    assert row.reason == f"diverged {row.diverged}"
     assert math.isnan(row.accuracy)
-    assert (result.rounds.cell_id == cell_id).sum() == 3
+    assert math.isnan(row.attack_success_rate)
+    assert row.n_rounds == 4
+    assert cell_id not in ids(result.rounds) | ids(result.weights)
+    assert (result.cells.state == "done").sum() == len(result.cells) - 1
+
+
+def test_what_a_cell_changes_is_kept(experiment):
+    experiment.write()
+    cells = collected(experiment, "table4").cells
+    changes = dict(zip(cells.cell_id, cells.changes, strict=True))
+    assert changes["mnist_shards/gaussian.noise_std-2/attackers-2/median/seed-1"] == {
+        "task": {},
+        "attack": {"noise_std": 2},
+        "aggregator": {},
+    }
+
+
+def test_packed_records_give_the_same_files(experiment):
+    experiment.write()
+    collected(experiment, "table4")
+    folder = experiment.run_dir / "collected" / "table4"
+    expected = {path.name: path.read_bytes() for path in folder.iterdir()}
+    batches.pack(experiment.run_dir / "cells", experiment.folder / "packed")
+    packed = batches.read(experiment.folder / "packed")
+    shutil.rmtree(experiment.run_dir / "cells")
+    collect.collect(experiment.plan_path, "table4", folder, packed)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == expected
 
 
 @pytest.mark.parametrize("content", ["[]", "3", '"text"', "null", '{"format": 2}', "\x00\xff"])
@@ -256,13 +308,3 @@ def test_no_record_stops_a_target(experiment, content, caplog):
     cells = collected(experiment, "figure3").cells
     assert (cells.state == "broken").sum() == 2
     assert "median/seed-2.json" in caplog.text
-
-
-def test_an_edited_record_is_broken(experiment):
-    experiment.write()
-    path = experiment.path("mnist_shards/label_flip/attackers-2/median/seed-2")
-    change(rounds__9__accuracy=0.99)(path)
-    cells = collected(experiment, "figure3").cells
-    assert list(cells[cells.state == "broken"].reason) == [
-        "it has been edited: its digest does not fit its content"
-    ]

@@ -237,9 +237,6 @@ def test_a_new_target_has_a_table_from_its_entry_alone(tmp_path, written):
     assert markdown.startswith("# Mine\n")
     assert targets.of_plan(experiment.plan())["mine"].plot == "swept"
     assert targets.of_plan(experiment.plan())["other"].plot == "bars"
-    settings = {"target_settings": {"mine": {"title": "My own sweep", "plot": "rounds"}}}
-    mine = targets.of_plan(experiment.plan() | settings)["mine"]
-    assert (mine.title, mine.plot) == ("My own sweep", "rounds")
 
 
 def test_the_last_rounds_stand_beside_the_last(tmp_path, written):

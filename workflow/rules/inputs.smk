@@ -110,19 +110,21 @@ def cell_memory(wildcards, attempt):
 
 def target_records(wildcards):
     """The records of a target's cells; with `missing_cells: report`, those that exist."""
-    every = (
-        GRID.cells.values()
-        if wildcards.target in VIEWS
-        else target_cells(wildcards.target)
-    )
-    paths = sorted({GRID.record_path(cell) for cell in every})
+    return existing_records(target_cells(wildcards.target))
+
+
+def existing_records(cells):
+    """The records of cells; with `missing_cells: report`, those that exist."""
+    paths = sorted({GRID.record_path(cell) for cell in cells})
     if config["missing_cells"] == "report":
         paths = [path for path in paths if os.path.exists(path)]
     return paths
 
 
 def target_cells(target):
-    """The cells of a target."""
+    """The cells of a target, or of all."""
+    if target == ALL:
+        return GRID.cells.values()
     if target not in GRID.points:
         raise WorkflowError(f"config.yaml has no target {target!r} with cells")
     return [point.cell for point in GRID.points[target]]
@@ -133,16 +135,75 @@ def trigger_options(wildcards):
     return json.dumps(GRID.settings(TRIGGERED[0])["attack"]["options"])
 
 
+def known_target(name):
+    """The entry of a target in the table of targets."""
+    if name not in TARGETS:
+        raise WorkflowError(f"there is no target {name!r}; known: {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
+def collected_file(wildcards, name):
+    """A file of what a target is made of."""
+    folder = known_target(wildcards.target).folder
+    return f"results/{wildcards.run}/collected/{folder}/{name}"
+
+
+def collected_of(wildcards):
+    """The manifest of what a target is made of."""
+    return collected_file(wildcards, "collected.json")
+
+
+def cells_of(wildcards):
+    """The cells of what a target is made of."""
+    return collected_file(wildcards, "cells.csv")
+
+
 def figure_source(wildcards):
-    """What a figure is drawn from: a study's file, or collected records."""
-    source = STUDIES.get(wildcards.target, "cells.csv")
-    return f"results/{wildcards.run}/collected/{wildcards.target}/{source}"
+    """What a figure is drawn from: a study's file, or the manifest of collected records."""
+    study = known_target(wildcards.target).study
+    return collected_file(wildcards, study or "collected.json")
 
 
-def results_of(target):
-    """The files that a named target asks for."""
-    files = [f"{RUN}/figures/{target}.png"] if target in FIGURES else []
-    return files + ([f"{RUN}/tables/{target}.md"] if target in TABLES else [])
+def figure_frames(wildcards):
+    """The collected frames that a figure reads."""
+    target = known_target(wildcards.target)
+    return [collected_file(wildcards, f"{name}.csv") for name in target.reads]
+
+
+def results_of(name):
+    """The files that a named target asks for: its own, and what they are made of."""
+    target = TARGETS[name]
+    files = [f"{RUN}/figures/{name}.png"]
+    if target.by_round:
+        files.append(f"{RUN}/figures/{name}.rounds.png")
+    if target.table:
+        files.append(f"{RUN}/tables/{name}.md")
+    if target.study:
+        return files
+    return files + records_behind(target.folder)
+
+
+def records_behind(folder):
+    """A collected folder's manifest and the records that it is made of."""
+    manifest = f"{RUN}/collected/{folder}/collected.json"
+    return [manifest, *existing_records(target_cells(folder))]
+
+
+def everything(wildcards):
+    """The report, and what it is made of: a deleted record is noticed though the report is there."""
+    made = [path for folder in (*GRID.points, ALL) for path in records_behind(folder)]
+    return [f"{RUN}/report.html", "results/index.html", *dict.fromkeys(made)]
+
+
+def other_ledgers(wildcards):
+    """The ledgers of other runs that are there, for the matrix of claims."""
+    found = sorted(map(str, Path("results").glob("*/claims.json")))
+    return [path for path in found if path != f"{RUN}/claims.json"]
+
+
+def others_option(wildcards, input):
+    """Those as an option; nothing where there are none."""
+    return f"--others {' '.join(input.others)}" if input.others else ""
 
 
 def baseline_records(wildcards):

@@ -75,7 +75,7 @@ if workflow.is_main_process:
         ALONE = hold_folder()
     except OSError:  # a read-only folder, or a file system without such locks
         ALONE = False
-    if ALONE and on_slurm() and not {"-n", "--dry-run", "--dryrun"} & set(sys.argv):
+    if ALONE and on_slurm() and not DRY_RUN:
         QUEUED = left_in_queue()
         if QUEUED:
             raise WorkflowError(

@@ -21,6 +21,8 @@ _X_LABELS = {
     "lam": "λ",
     "buffers": "treatment of the batch-norm statistics",
     "lr_factor": "attackers' learning rate, as a multiple of the honest one",
+    "update": "what FoolsGold compares",
+    "scale": "scale of the submitted model",
 }
 _SHORT = {"n_attackers": "attackers", "noise_std": "σ", "delta": "δ", "lam": "λ"}
 _PANELS = {
@@ -32,7 +34,9 @@ _PANELS = {
     "loan": "LOAN",
     "delta": "δ (λ at its default)",
     "lam": "λ (δ at its default)",
-    "buffers": "FoolsGold",
+    "buffers": "batch-norm statistics",
+    "lr_factor": "attackers' learning rate",
+    "update": "FoolsGold's updates",
 }
 
 
@@ -108,8 +112,7 @@ def comparable(cells: pd.DataFrame) -> bool:
 def mixed_versions(cells: pd.DataFrame) -> str:
     """What differs between records that should agree: code, devices, libraries; else empty."""
     done = trained(cells)
-    # Each rule and each attack has a fingerprint of its own: only like cells can disagree.
-    versions = done.groupby(["attack", "aggregator"]).fingerprint.nunique().max()
+    versions = n_versions(done)
     sentences = []
     if versions > 1:
         sentences.append(f"Records of {versions} versions of the numeric code are mixed.")
@@ -119,6 +122,21 @@ def mixed_versions(cells: pd.DataFrame) -> str:
     if libraries(done).nunique() > 1:
         sentences.append("Records were made with several versions of Python or its libraries.")
     return " ".join(sentences)
+
+
+def n_versions(cells: pd.DataFrame) -> int:
+    """How many versions of the numeric code like cells were trained with, at most; 0 for none."""
+    # Network, attack, rule and device decide which code counts: only like cells can disagree.
+    models = cells.settings.map(lambda settings: settings["task"].get("model"))
+    versions = cells.groupby([models, "attack", "aggregator", "device"]).fingerprint.nunique()
+    return int(versions.max()) if len(versions) else 0
+
+
+def diverged(cells: pd.DataFrame) -> str:
+    """A sentence that names the cells whose training diverged, and why; else empty."""
+    ended = cells[cells.state == DIVERGED].drop_duplicates("cell_id")
+    places = [f"{c.cell_id} {c.diverged}" for c in ended.itertuples()]
+    return f"Diverged and in no mean: {'; '.join(places)}." if places else ""
 
 
 def libraries(cells: pd.DataFrame) -> pd.Series:
@@ -146,6 +164,7 @@ def shared(cells: pd.DataFrame) -> str:
 def caption(cells: pd.DataFrame) -> str:
     """All of the above in one paragraph."""
     parts = [data_sentence(cells), warning(cells), shared(cells), mixed_versions(cells)]
+    parts.append(diverged(cells))
     return " ".join(filter(None, parts))
 
 

@@ -9,16 +9,15 @@ from these files alone.
 
 import json
 import logging
-import math
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 
-import jsonschema
 import numpy as np
 
+from arfl import record
 from arfl.errors import UserError
-from arfl.files import content_digest, read_json
+from arfl.files import read_json
+from arfl.record import BrokenRecordError
 from arfl.reporting import frames
 from arfl.reporting.frames import BROKEN, DIVERGED, DONE, MISSING, PHASES, RATES
 from arfl.reporting.targets import ALL
@@ -29,47 +28,50 @@ WEIGHT_ROUNDS = 40
 LATE_ROUNDS = 50
 
 
-class _BrokenRecord(Exception):
-    """A record that exists but cannot be used; the text says why."""
+def collect(
+    plan_path: str | Path,
+    target: str,
+    manifest: str | Path,
+    packed: Mapping[str, str] | None = None,
+) -> None:
+    """Write the four CSV files of one target, and beside them the manifest that names them.
 
-
-def collect(plan_path: str | Path, target: str, out_dir: str | Path) -> None:
-    """Write the four CSV files of one target, and their manifest, into ``out_dir``.
-
-    A record that does not exist leaves its cell in state ``missing``; one that exists but does not
-    fit the format, stops early, belongs to another cell, was trained with other settings than the
-    plan's, holds a rate that is not a number between 0 and 1 or has been edited leaves it in state
-    ``broken``, with the reason, and is named in the log. A cell whose training diverged is in state
-    ``diverged`` and has no rates. Record paths in the plan are relative to the working directory.
+    A record that does not exist leaves its cell in state ``missing``; one that `arfl.record.read`
+    refuses, that belongs to another cell or was trained with other settings than the plan's leaves
+    it in state ``broken``, with the reason, and is named in the log. A cell whose training diverged
+    is in state ``diverged`` and has no rates, rounds or weights.
 
     Args:
-        plan_path: the run's plan.
+        plan_path: the run's plan; the paths in it are relative to the working directory.
         target: a target of the plan, or ``all`` for each cell of every target once.
-        out_dir: folder of the files.
+        manifest: the ``collected.json`` to write.
+        packed: cell id -> its record as a line of JSON, to be read instead of the plan's paths; see
+            `arfl.batches.read`.
 
     Raises:
         UserError: the plan cannot be read or has no such target.
     """
     plan = read_json(plan_path)
     rows = _plan_rows(plan, target, plan_path)
-    records = {}
+    found: dict[str, dict | BrokenRecordError | None] = {}
     for row in rows:
-        if row["record"] not in records:
+        if row["record"] not in found:
             planned = plan["settings"][row["settings"]]
-            found = records[row["record"]] = _read_record(Path(row["record"]), row["cell"], planned)
-            if isinstance(found, _BrokenRecord):
-                logging.warning("broken record %s: %s", row["record"], found)
-    usable = [record for record in records.values() if isinstance(record, dict)]
+            found[row["record"]] = content = _read_record(row, planned, packed)
+            if isinstance(content, BrokenRecordError):
+                logging.warning("broken record %s: %s", row["record"], content)
+    whole = [content for content in found.values() if isinstance(content, dict)]
+    done = [content for content in whole if content["diverged"] is None]
     content = {
-        "cells": (_cell_row(plan, target, row, records[row["record"]]) for row in rows),
-        "rounds": (row for record in usable for row in _round_rows(record)),
-        "weights": (row for record in usable for row in _weight_rows(record)),
-        "partitions": (row for record in usable for row in _partition_rows(record)),
+        "cells": (_cell_row(plan, target, row, found[row["record"]]) for row in rows),
+        "rounds": (row for one in done for row in _round_rows(one)),
+        "weights": (row for one in done for row in _weight_rows(one)),
+        "partitions": (row for one in whole for row in _partition_rows(one)),
     }
     made = {name: frames.frame(name, rows) for name, rows in content.items()}
-    # All rules and attacks of a task and seed share one partition.
-    made["partitions"] = made["partitions"].drop_duplicates(["task", "seed", "client"])
-    frames.write(out_dir, target, made)
+    # Most cells of a task and seed share one partition.
+    made["partitions"] = made["partitions"].drop_duplicates(["task", "partition", "client"])
+    frames.write(manifest, target, made)
 
 
 def _plan_rows(plan: Mapping, target: str, plan_path: str | Path) -> list[dict]:
@@ -87,71 +89,31 @@ def _plan_rows(plan: Mapping, target: str, plan_path: str | Path) -> list[dict]:
     return targets[target]
 
 
-def _read_record(path: Path, cell: Mapping, settings: Mapping) -> dict | _BrokenRecord | None:
-    """The record, None without one; whatever is wrong with it is a `_BrokenRecord`, not raised."""
+def _read_record(
+    row: Mapping, settings: Mapping, packed: Mapping[str, str] | None
+) -> dict | BrokenRecordError | None:
+    """The record, None without one; whatever is wrong with it is given back, not raised."""
+    cell, path = row["cell"], Path(row["record"])
     try:
-        if not path.exists():
-            return None
-        record = read_json(path)
-        _check(record, cell["id"], settings)
-    except (UserError, _BrokenRecord, OSError) as problem:
-        return _BrokenRecord(str(problem))
-    except (KeyError, TypeError, ValueError, AttributeError) as problem:
-        return _BrokenRecord(f"a field is missing or has the wrong form: {problem!r}")
-    return record
+        if packed is not None:
+            line = packed.get(cell["id"])
+            content = None if line is None else record.check(json.loads(line), path)
+        else:
+            content = record.read(path) if path.exists() else None
+        if content is not None:
+            _check_planned(content, cell, settings)
+    except BrokenRecordError as problem:
+        return BrokenRecordError(str(problem).removeprefix(f"{path}: "))
+    return content
 
 
-@cache
-def _validator() -> jsonschema.Draft202012Validator:
-    schema = Path(__file__).parents[1] / "record.schema.json"
-    return jsonschema.Draft202012Validator(json.loads(schema.read_text(encoding="utf-8")))
-
-
-def _check(record: dict, cell_id: str, settings: Mapping) -> None:
-    if isinstance(record, dict) and record.get("format") != 2:
-        raise _BrokenRecord(f"format {record.get('format')!r}, expected 2")
-    error = jsonschema.exceptions.best_match(_validator().iter_errors(record))
-    if error is not None:
-        where = ".".join(map(str, error.absolute_path)) or "the record"
-        problem = f"{where}: {error.message[:200]}"
-        raise _BrokenRecord(f"a field is missing or has the wrong form: {problem}")
-    if record["cell"]["id"] != cell_id:
-        raise _BrokenRecord(f"it is the record of {record['cell']['id']}")
-    difference = next(differences(record["settings"], settings), None)
+def _check_planned(content: Mapping, cell: Mapping, settings: Mapping) -> None:
+    if content["cell"] != cell:
+        raise BrokenRecordError(f"it is the record of {content['cell']['id']}")
+    difference = next(differences(content["settings"], settings), None)
     if difference:
         name, value, planned = difference
-        raise _BrokenRecord(f"its {name} is {value!r}, not {planned!r} as planned")
-    _check_rounds(record)
-    rest = {key: value for key, value in record.items() if key != "digest"}
-    if content_digest(rest) != record["digest"]:
-        raise _BrokenRecord("it has been edited: its digest does not fit its content")
-
-
-def _check_rounds(record: dict) -> None:
-    expected, rounds = record["settings"]["task"]["rounds"], record["rounds"]
-    if record["diverged"] is None and len(rounds) != expected:
-        raise _BrokenRecord(f"it holds {len(rounds)} of {expected} rounds")
-    for number, entry in enumerate(rounds, start=1):
-        if entry["round"] != number:
-            raise _BrokenRecord(f"round {number} is called {entry['round']}")
-        for rate in RATES:
-            value = entry[rate]
-            if value is None and rate != "accuracy":
-                continue
-            if not _is_number(value) or not 0 <= value <= 1:
-                raise _BrokenRecord(f"round {number}: {rate} is {value!r}")
-        weights = entry["weights"]
-        n_weights = len(entry["clients"] or range(record["clients"]["n"]))
-        if weights is not None and len(weights) != n_weights:
-            raise _BrokenRecord(f"round {number}: not one weight per client")
-        for weight in weights or ():
-            if not _is_number(weight):
-                raise _BrokenRecord(f"round {number}: a weight is {weight!r}")
-
-
-def _is_number(value: object) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+        raise BrokenRecordError(f"its {name} is {value!r}, not {planned!r} as planned")
 
 
 def differences(value: object, planned: object, name: str = "") -> Iterator[tuple]:
@@ -164,7 +126,7 @@ def differences(value: object, planned: object, name: str = "") -> Iterator[tupl
         yield name, value, planned
 
 
-def _cell_row(plan: Mapping, target: str, row: Mapping, record: object) -> dict:
+def _cell_row(plan: Mapping, target: str, row: Mapping, content: object) -> dict:
     cell, labels = row["cell"], plan["aggregators"]
     planned = {key: cell[key] for key in ("task", "attack", "n_attackers", "aggregator", "seed")}
     planned |= {key: row[key] for key in ("panel", "x_name", "x", "dataset", "record")}
@@ -176,14 +138,14 @@ def _cell_row(plan: Mapping, target: str, row: Mapping, record: object) -> dict:
         "label": labels.get(cell["aggregator"], {}).get("label", cell["aggregator"]),
         "settings": plan["settings"][row["settings"]],
     }
-    if record is None:
+    if content is None:
         return planned | {"state": MISSING, "reason": "no record yet"}
-    if isinstance(record, _BrokenRecord):
-        return planned | {"state": BROKEN, "reason": str(record)}
-    data, provenance = record["data"], record["provenance"]
+    if isinstance(content, BrokenRecordError):
+        return planned | {"state": BROKEN, "reason": str(content)}
+    data, provenance = content["data"], content["provenance"]
     known = {f"data_{key}": data[key] for key in ("name", "kind", "note", "checksum")}
     known |= {key: data[key] for key in ("n_train", "n_test")}
-    known |= {f"seconds_{phase}": record["seconds"][phase] for phase in PHASES}
+    known |= {f"seconds_{phase}": content["seconds"][phase] for phase in PHASES}
     known |= {
         key: provenance[key]
         for key in (
@@ -192,16 +154,17 @@ def _cell_row(plan: Mapping, target: str, row: Mapping, record: object) -> dict:
         )
     }  # fmt: skip
     known |= {
-        "n_rounds": len(record["rounds"]),
-        "n_clients": record["clients"]["n"],
-        "attackers": record["clients"]["attackers"],
-        "partition": record["partition"],
-        "digest": record["digest"],
+        "n_rounds": len(content["rounds"]),
+        "n_clients": content["clients"]["n"],
+        "attackers": content["clients"]["attackers"],
+        "partition": content["partition"],
+        "digest": content["digest"],
     }
-    if record["diverged"] is not None:
-        text = f"round {record['diverged']['round']}: {record['diverged']['cause']}"
-        return planned | known | {"state": DIVERGED, "reason": text, "diverged": text}
-    return planned | known | {"state": DONE} | _rates(record["rounds"])
+    if content["diverged"] is not None:
+        text = f"in round {content['diverged']['round']}: {content['diverged']['cause']}"
+        ended = {"state": DIVERGED, "reason": f"diverged {text}", "diverged": text}
+        return planned | known | ended
+    return planned | known | {"state": DONE} | _rates(content["rounds"])
 
 
 def _rates(rounds: list[dict]) -> dict:
@@ -215,27 +178,26 @@ def _rates(rounds: list[dict]) -> dict:
     return rates
 
 
-def _round_rows(record: dict) -> Iterator[dict]:
-    for entry in record["rounds"]:
+def _round_rows(content: dict) -> Iterator[dict]:
+    for entry in content["rounds"]:
         rates = {rate: entry[rate] for rate in RATES}
         numbers = {"round": entry["round"], "n_excluded": len(entry["excluded"])}
-        yield {"cell_id": record["cell"]["id"]} | numbers | rates
+        yield {"cell_id": content["cell"]["id"]} | numbers | rates
 
 
-def _weight_rows(record: dict) -> Iterator[dict]:
+def _weight_rows(content: dict) -> Iterator[dict]:
     """Nothing where the rule weighs all clients alike: that says no more than their number."""
-    rounds = record["rounds"]
+    rounds = content["rounds"]
     if all(len(set(entry["weights"] or ())) <= 1 for entry in rounds):
         return
-    attackers = set(record["clients"]["attackers"])
+    attackers = set(content["clients"]["attackers"])
     # Evenly spaced, the first and the last among them.
     kept = np.unique(np.linspace(0, len(rounds) - 1, WEIGHT_ROUNDS).round().astype(int))
     for entry in (rounds[i] for i in kept):
-        # A round that all clients take part in need not list them.
-        clients = entry["clients"] or range(record["clients"]["n"])
-        for client, weight in zip(clients, entry["weights"] or (), strict=bool(entry["weights"])):
+        # A round may have no weights where others have some.
+        for client, weight in zip(entry["clients"], entry["weights"] or (), strict=False):
             yield {
-                "cell_id": record["cell"]["id"],
+                "cell_id": content["cell"]["id"],
                 "round": entry["round"],
                 "client": client,
                 "attacker": client in attackers,
@@ -243,7 +205,12 @@ def _weight_rows(record: dict) -> Iterator[dict]:
             }
 
 
-def _partition_rows(record: dict) -> Iterator[dict]:
-    key = {"task": record["cell"]["task"], "seed": record["cell"]["seed"]}
-    for client, counts in enumerate(record["clients"]["class_counts"]):
+def _partition_rows(content: dict) -> Iterator[dict]:
+    # The task with its changed options, as in the cell's id: they may divide the data otherwise.
+    key = {
+        "task": content["cell"]["id"].split("/")[0],
+        "partition": content["partition"],
+        "seed": content["cell"]["seed"],
+    }
+    for client, counts in enumerate(content["clients"]["class_counts"]):
         yield key | {"client": client, "class_counts": counts}

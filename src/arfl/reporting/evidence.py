@@ -8,6 +8,7 @@ where all cells differ alike in a setting that the text leaves open is there one
 that name. Versions, devices and libraries that should agree and do not are obstacles too.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from arfl.errors import UserError
-from arfl.files import content_digest, read_json
+from arfl.files import read_json
 from arfl.reporting import captions
 from arfl.reporting.collect import differences
 from arfl.reporting.frames import DONE, x_text
@@ -73,12 +74,16 @@ def describe(plans: Mapping[str, Mapping], targets: list[str], rules: list[str])
                 row["aggregator"] = point["cell"]["aggregator"]
                 for part in PARTS:
                     value = plan["settings"][point["settings"]][part]
-                    key = row[f"{part}_settings"] = content_digest(value)[:12]
+                    key = row[f"{part}_settings"] = _key(value)
                     settings[key] = value
                 rows[json.dumps(row)] = row
             points[protocol][target] = list(rows.values())
     silent = [a["key"] for a in plans["paper"]["assumptions"]]
     return {"rules": rules, "silent": silent, "points": points, "settings": settings}
+
+
+def _key(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def load(paper_dir: str | Path) -> Experiment:
@@ -223,28 +228,45 @@ def _incomplete(cells: pd.DataFrame) -> list[str]:
     return obstacles
 
 
+def _unlinked_commits(cells: pd.DataFrame) -> int:
+    """How many groups of commits there are whose shared code may differ.
+
+    Commits from which like cells (network, attack, rule, device) have one fingerprint have the same
+    training code.
+    """
+    models = cells.settings.map(lambda settings: settings["task"].get("model"))
+    most = 1
+    for _, alike in cells.groupby([models, "device"]):
+        groups: list[set[str]] = []
+        for commits in alike.groupby(["attack", "aggregator", "fingerprint"]).commit.agg(set):
+            linked = [group for group in groups if group & commits]
+            groups = [group for group in groups if group not in linked]
+            groups.append(commits.union(*linked))
+        most = max(most, len(groups))
+    return most
+
+
 def _mixtures(cells: pd.DataFrame) -> Iterator[str]:
     """What differs between cells that are compared with each other, and should not."""
     if cells.empty:
         return
-    # Each rule and each attack has a fingerprint of its own: only like cells can disagree; the
-    # commit tells whether rules and attacks are of one version.
-    versions = cells.groupby(["attack", "aggregator"]).fingerprint.nunique().max()
+    versions = captions.n_versions(cells)
     if versions > 1:
         yield f"{versions} versions of the numeric code are mixed"
-    if (commits := cells.commit.nunique()) > 1:
-        yield f"{commits} commits are mixed"
+    if (commits := _unlinked_commits(cells)) > 1:
+        yield f"{commits} commits are mixed, and no like cells show that their code is the same"
     unclean = cells.dirty.map(lambda dirty: dirty is not False) | (cells.commit == "")
     if unclean.any():
         yield f"{unclean.sum()} cells trained from no commit or with local changes"
     backends = cells.backends.map(lambda b: json.dumps(b, sort_keys=True))
-    for what, values in (
-        ("devices", cells.device_name.where(cells.device_name != "", cells.device)),
-        ("sets of libraries", captions.libraries(cells)),
-        ("backends", backends),
+    for what, found in (
+        ("devices", cells.device_name.where(cells.device_name != "", cells.device).nunique()),
+        ("sets of libraries", captions.libraries(cells).nunique()),
+        # The network and the number of participants decide what trains and what aggregates.
+        ("backends", backends.groupby(cells.task).nunique().max()),
     ):
-        if values.nunique() > 1:
-            yield f"{values.nunique()} {what} are mixed"
+        if found > 1:
+            yield f"{found} {what} are mixed"
     for dataset, of_one in cells.groupby("dataset", sort=False):
         if of_one.data_checksum.nunique() > 1:
             yield f"{of_one.data_checksum.nunique()} versions of the data {dataset} are mixed"

@@ -14,7 +14,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.lines import Line2D
 
 from arfl.errors import UserError
-from arfl.reporting import captions, compare, frames, paper, style
+from arfl.reporting import captions, compare, frames, paper, partition_picture, style
 from arfl.reporting.frames import DONE, Collected, x_text
 from arfl.reporting.paper import PaperNumbers
 from arfl.reporting.style import Drawing, Look
@@ -197,8 +197,8 @@ def weights(collected: Collected, target: Target) -> Drawing | None:
     bar.set_label("weight as a multiple of an equal share")
     caption = (
         "Each client's weight as a multiple of an equal share (white, 1: plain average; grey: took "
-        "no part); clients sorted, the attackers last, beside the orange bar; the strongest attack of each kind, one "
-        "seed; rules that weigh all clients alike are left out."
+        "no part); clients sorted, the attackers last, beside the orange bar; the strongest attack of each "
+        "kind, one seed; rules that weigh all clients alike are left out."
     )
     alt = f"Heat maps of clients by rounds in {len(scenarios)} attacks, attackers at the bottom."
     return Drawing(figure, target.title, caption, captions.caption(collected.cells), alt)
@@ -241,19 +241,23 @@ def partitions(collected: Collected, target: Target) -> Drawing | None:
         return None
     figure, axes = style.grid(len(tasks), 2, 4.4, 2.5)
     for axis, (task, rows) in zip(axes, tasks, strict=True):
-        seed = rows.seed.min()
-        counts = np.array(list(rows[rows.seed == seed].class_counts))
-        # From zero: else equal parts would look as uneven as any.
-        image = axis.imshow(counts.T, aspect="auto", cmap="Blues", interpolation="nearest", vmin=0)
-        axis.set_title(f"{task.replace('_', ' ')}, seed {seed}", loc="left")
-        axis.set_xlabel("client")
-        axis.set_ylabel("class")
-        axis.yaxis.get_major_locator().set_params(integer=True)
-        axis.grid(visible=False)
-        figure.colorbar(image, ax=axis, label="samples")
-    caption = "Training samples of each class at each client."
+        first = rows.sort_values("seed", kind="stable").iloc[0]
+        counts = np.array(list(rows[rows.partition == first.partition].class_counts))
+        mesh = partition_picture.heat_map(axis, counts)
+        axis.set_title(f"{task.replace('_', ' ')}, seed {first.seed}", loc="left")
+        n_clients, n_classes = counts.shape
+        axis.set_xticks(*_every(n_clients, 10))
+        axis.set_yticks(*_every(n_classes, 10))
+        figure.colorbar(mesh, ax=axis, label="samples")
+    caption = "Training samples of each class at each participant; white: none."
     alt = f"Heat maps of classes by clients for {captions.listed([task for task, _ in tasks])}."
     return Drawing(figure, target.title, caption, captions.caption(collected.cells), alt)
+
+
+def _every(count: int, most: int) -> tuple[np.ndarray, list[str]]:
+    """Places and names of at most ``most`` of the cells that `heat_map` draws side by side."""
+    shown = np.arange(0, count, -(-count // most))
+    return shown + 0.5, [str(place) for place in shown]
 
 
 def confidence(rows: pd.DataFrame, target: Target) -> Drawing:
@@ -336,8 +340,8 @@ def theory(rows: pd.DataFrame, target: Target) -> Drawing:
     caption = (
         "Corrupted clients submit the value just inside what the rule would discard, where it "
         f"pulls most. Held where not varied: {held}. Error bars: 95 %. Eq. 14 leaves its constant "
-        "open; dashed with the smallest one that bounds every simulated error of the rule; even so it "
-        f"is {loose:.0f} times the error on median."
+        "open; dashed with the smallest one that bounds every simulated error of the rule; even so "
+        f"it is {loose:.0f} times the error on median."
     )
     alt = "Errors fall with clients and samples and rise with corruption, all below the bound."
     return Drawing(figure, target.title, caption, CODE, alt)

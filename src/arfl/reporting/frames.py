@@ -45,20 +45,22 @@ COLUMNS: dict[str, dict[str, str]] = {
     "weights": {
         "cell_id": "text", "round": "int", "client": "int", "attacker": "bool", "weight": "float",
     },
-    "partitions": {"task": "text", "seed": "int", "client": "int", "class_counts": "json"},
+    "partitions": {
+        "task": "text", "partition": "text", "seed": "int", "client": "int", "class_counts": "json",
+    },
 }  # fmt: skip
 
 
-def write(folder: str | Path, target: str, frames: Mapping[str, pd.DataFrame]) -> None:
+def write(manifest: str | Path, target: str, frames: Mapping[str, pd.DataFrame]) -> None:
     """Write the frames of a target and, last, their manifest."""
-    folder = Path(folder)
+    folder = Path(manifest).parent
     files = {}
     for name, frame in frames.items():
         write_csv(folder / f"{name}.csv", frame)
         content = (folder / f"{name}.csv").read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         files[f"{name}.csv"] = {"rows": len(frame), "sha256": digest}
-    write_json(folder / MANIFEST, {"format": 2, "target": target, "files": files})
+    write_json(manifest, {"format": 2, "target": target, "files": files})
 
 
 def frame(name: str, rows: Iterable[Mapping]) -> pd.DataFrame:

@@ -1,37 +1,68 @@
-"""Every table, figure, the claims and the report again, from collected files alone."""
+"""Every table, figure, the claims and the report again, from what is kept of runs."""
 
+import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
+from arfl import batches
 from arfl.errors import UserError
 from arfl.files import read_json
-from arfl.reporting import claims, figures, report, tables, targets
+from arfl.reporting import claims, collect, figures, report, tables, targets
 from arfl.reporting.frames import MANIFEST
 
 
 def render(
-    run_folder: str | os.PathLike, paper_dir: str | os.PathLike, out: str | os.PathLike
+    runs: Iterable[str | os.PathLike], paper_dir: str | os.PathLike, out: str | os.PathLike
 ) -> None:
-    """Render what has been collected, without records, data or PyTorch.
+    """Render runs without data or PyTorch, and without training anything.
 
     Args:
-        run_folder: holds ``plan.json`` and ``collected/<target>/``.
+        runs: folders of ``plan.json`` with packed records (`arfl.batches`), with what has been
+            collected from them (``collected/<target>/``), or with both: then packed records count.
         paper_dir: the paper's numbers and claims.
-        out: folder for ``tables/``, ``figures/``, ``claims.csv .md .json`` and ``report.html``;
-            the ledgers of other runs in the folder above it are set beside this one's.
+        out: folder; a run's ``tables/``, ``figures/``, ``claims.csv .md .json`` and ``report.html``
+            go to a folder of its name in it, and ``index.html`` beside these.
 
     Raises:
-        UserError: if nothing has been collected there.
+        UserError: if nothing is kept of a run.
     """
-    out, collected = Path(out), Path(run_folder) / "collected"
+    out = Path(out)
+    drawn = [_draw(Path(run), paper_dir, out / Path(run).name) for run in runs]
+    # Each page shows the ledgers of all runs beside each other.
+    ledgers = [out / Path(run).name / "claims.json" for run in runs]
+    for (plan, manifests, tabled, pictures), ledger in zip(drawn, ledgers, strict=True):
+        others = [path for path in ledgers if path != ledger]
+        page = ledger.with_name("report.html")
+        report.write(plan, manifests, ledger, page, tabled, pictures, others)
+    report.index(ledgers, out / "index.html")
+
+
+def _draw(
+    run: Path, paper_dir: str | os.PathLike, out: Path
+) -> tuple[Path, list[Path], list[Path], list[str]]:
+    """The plan, manifests, laid-out tables and figures of a run, for its report."""
+    plan_path = run / "plan.json"
+    plan = read_json(plan_path)
+    kept = run / "collected"
+    collected = kept
+    if batches.paths(run):
+        collected = out / "collected"
+        packed = batches.read(run)
+        for target in (*plan["targets"], targets.ALL):
+            collect.collect(plan_path, target, collected / target / MANIFEST, packed)
     manifests = sorted(collected.glob(f"*/{MANIFEST}"))
     if not manifests:
-        raise UserError(f"{collected} holds nothing; run `collect` or name another run")
-    drawn, tabled = [], []
-    for target in targets.of_plan(read_json(Path(run_folder) / "plan.json")).values():
-        source = collected / target.folder / (target.study or MANIFEST)
+        raise UserError(
+            f"{run} holds neither records ({batches.SUFFIX}) nor collected files; name another run"
+        )
+    tabled, drawn = [], []
+    for target in targets.of_plan(plan).values():
+        folder = kept if target.study else collected
+        source = folder / target.folder / (target.study or MANIFEST)
         if not source.exists():
             continue
+        logging.info("%s: %s", run.name, target.title)
         prefix = out / "figures" / target.name
         figures.draw(source, target, paper_dir, prefix)
         drawn += [f"{prefix}.svg", f"{prefix}.json"]
@@ -42,14 +73,6 @@ def render(
             tables.write(source, target, paper_dir, out / "tables" / target.name)
             tabled.append(out / "tables" / f"{target.name}.json")
     own = [path for path in manifests if path.parent.name != targets.ALL]
-    theory = collected / "theory" / targets.STUDIES["theory"].study
+    theory = kept / "theory" / targets.STUDIES["theory"].study
     claims.evaluate(own, paper_dir, out / "claims", theory if theory.exists() else None)
-    report.write(
-        Path(run_folder) / "plan.json",
-        manifests,
-        out / "claims.json",
-        out / "report.html",
-        tabled,
-        drawn,
-        sorted(set(out.parent.glob("*/claims.json")) - {out / "claims.json"}),
-    )
+    return plan_path, manifests, tabled, drawn

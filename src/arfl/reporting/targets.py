@@ -6,7 +6,7 @@ stands on the page after those that are named here. Standard library only: the S
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 ALL = "all"
 
@@ -24,6 +24,7 @@ class Target:
         by_round: whether a second figure shows every round.
         averaged: whether the table has a column for the average over the sweep.
         study: the file that the study writes.
+        reads: the collected frames that its figure reads.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Target:
     by_round: bool = True
     averaged: bool = False
     study: str = ""
+    reads: tuple[str, ...] = ("cells",)
 
     @property
     def folder(self) -> str:
@@ -42,11 +44,11 @@ class Target:
 
 
 def _study(name: str, title: str, file: str) -> Target:
-    return Target(name, title, name, "study", table=False, by_round=False, study=file)
+    return Target(name, title, name, "study", False, False, study=file, reads=())
 
 
-def _view(name: str, title: str, table: bool = False) -> Target:
-    return Target(name, title, name, ALL, table=table, by_round=False)
+def _view(name: str, title: str, *reads: str, table: bool = False) -> Target:
+    return Target(name, title, name, ALL, table, by_round=False, reads=("cells", *reads))
 
 
 # In the order of the page.
@@ -63,6 +65,7 @@ _TABLE = (
         "rounds",
         table=False,
         by_round=False,
+        reads=("cells", "rounds"),
     ),
     Target("loan", "Section 4.3: backdoors on LOAN", "bars"),
     Target("table4", "Table 4: multiplicative Gaussian noise on MNIST", "swept", averaged=True),
@@ -71,53 +74,42 @@ _TABLE = (
         "Appendix A.3: sensitivity to δ and λ; FoolsGold's batch-norm statistics",
         "swept",
     ),
+    Target(
+        "readings", "Readings of the text: attackers' learning rate, FoolsGold's updates", "swept"
+    ),
+    Target("replacement", "Model replacement by the scale of the submitted model", "swept"),
+    Target("batchsize", "The naive backdoor by batch size", "swept"),
     _study("figure2", "Figure 2: parameter confidence against residual", "figure2.csv"),
     _study("theory", "Equation 14: error of a one-parameter model against its bound", "theory.csv"),
     _study("figure5", "Figure 5: an image with the backdoor trigger", "figure5.npz"),
-    _view("weights", "Weights given to the clients, round by round"),
+    _view("weights", "Weights given to the clients, round by round", "weights"),
     _view("timing", "Milliseconds per aggregator", table=True),
-    _view("partitions", "Partitions of the training data"),
+    _view("partitions", "Partitions of the training data", "partitions"),
 )
 KNOWN = {target.name: target for target in _TABLE}
 STUDIES = {target.name: target for target in _TABLE if target.made_of == "study"}
 VIEWS = {target.name: target for target in _TABLE if target.made_of == ALL}
 
 
-def describe(name: str, swept: bool, settings: Mapping | None = None) -> Target:
-    """The entry of one target with cells.
-
-    Args:
-        name: of the target.
-        swept: whether its points have x values.
-        settings: ``title`` and ``plot`` of its entry in config.yaml, where it gives them.
-    """
-    default = Target(name, name.replace("_", " ").capitalize(), "swept" if swept else "bars")
-    return replace(KNOWN.get(name, default), **(settings or {}))
-
-
-def of_points(
-    points: Mapping[str, Iterable], settings: Mapping[str, Mapping] | None = None
-) -> dict[str, Target]:
+def of_points(points: Mapping[str, Iterable]) -> dict[str, Target]:
     """Every target of a run, in the order of the page: studies, views, and those with cells.
 
     Args:
-        points: target -> whether the points of each are swept, as any iterable of their x (a None
-            is not swept).
-        settings: target -> ``title`` and ``plot`` from config.yaml.
+        points: target -> the x of its points; it is swept if any is not None.
     """
-    settings = settings or {}
-    with_cells = {
-        name: describe(name, any(x is not None for x in xs), settings.get(name))
-        for name, xs in points.items()
-    }
-    every = with_cells | STUDIES | VIEWS
+    every = {name: _described(name, xs) for name, xs in points.items()} | STUDIES | VIEWS
     order = list(KNOWN)
     return dict(
         sorted(every.items(), key=lambda t: order.index(t[0]) if t[0] in KNOWN else len(order))
     )
 
 
+def _described(name: str, xs: Iterable) -> Target:
+    swept = any(x is not None for x in xs)
+    title = name.replace("_", " ").capitalize()
+    return KNOWN.get(name) or Target(name, title, "swept" if swept else "bars")
+
+
 def of_plan(plan: Mapping) -> dict[str, Target]:
     """Every target of a plan, see `of_points`."""
-    points = {name: [row["x"] for row in rows] for name, rows in plan["targets"].items()}
-    return of_points(points, plan.get("target_settings"))
+    return of_points({name: [row["x"] for row in rows] for name, rows in plan["targets"].items()})
