@@ -58,9 +58,7 @@ def sweep(cells: pd.DataFrame, numbers: PaperNumbers, target: Target) -> Drawing
         line = look.line_style() | {"linestyle": "" if words else "-"}
         axis.plot(known.x, known["mean"], zorder=4, **line)
         seeds = done[(done.panel == panel) & (done.aggregator == rule)]
-        axis.plot(
-            seeds.x.astype(float), 100 * seeds.accuracy, ".", color=look.color, ms=4, zorder=3
-        )
+        axis.plot(seeds["at"], 100 * seeds.accuracy, ".", color=look.color, ms=4, zorder=3)
         _sweep_axis(axis, cells[cells.panel == panel])
         name = labels[rule] + (" (own scale)" if rule in own_scale else "")
         where = captions.panel_title(panel)
@@ -197,8 +195,8 @@ def weights(collected: Collected, target: Target) -> Drawing | None:
     bar.set_label("weight as a multiple of an equal share")
     caption = (
         "Each client's weight as a multiple of an equal share (white, 1: plain average; grey: took "
-        "no part); clients sorted, the attackers last, beside the orange bar; the strongest attack of each "
-        "kind, one seed; rules that weigh all clients alike are left out."
+        "no part); clients sorted, the attackers last, beside the orange bar; the strongest attack of "
+        "each kind, one seed; rules that weigh all clients alike are left out."
     )
     alt = f"Heat maps of clients by rounds in {len(scenarios)} attacks, attackers at the bottom."
     return Drawing(figure, target.title, caption, captions.caption(collected.cells), alt)
@@ -242,7 +240,8 @@ def partitions(collected: Collected, target: Target) -> Drawing | None:
     figure, axes = style.grid(len(tasks), 2, 4.4, 2.5)
     for axis, (task, rows) in zip(axes, tasks, strict=True):
         first = rows.sort_values("seed", kind="stable").iloc[0]
-        counts = np.array(list(rows[rows.partition == first.partition].class_counts))
+        same = (rows.partition == first.partition) & (rows.seed == first.seed)
+        counts = np.array(list(rows[same].class_counts))
         mesh = partition_picture.heat_map(axis, counts)
         axis.set_title(f"{task.replace('_', ' ')}, seed {first.seed}", loc="left")
         n_clients, n_classes = counts.shape
