@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from arfl.errors import UserError
 from arfl.reporting import captions, compare, frames, paper, partition_picture, style
@@ -20,7 +21,7 @@ from arfl.reporting.paper import PaperNumbers
 from arfl.reporting.style import Drawing, Look
 from arfl.reporting.targets import Target
 
-SEEDS = "Small dots: seeds; line and large dots: their mean."
+ONE_SEED = "One seed."
 CODE = "Computed without any training or data."
 HEAVIEST = 2
 # A heat map of more scenarios than this is taller than a page.
@@ -68,7 +69,8 @@ def sweep(cells: pd.DataFrame, numbers: PaperNumbers, target: Target) -> Drawing
     _share_y(shared)
     for axis in axes[:: min(3, len(axes))]:
         axis.set_ylabel("accuracy (%)")
-    parts = [SEEDS]
+    several = done.seed.nunique() > 1
+    parts = ["Small dots: seeds; line and large dots: their mean." if several else ONE_SEED]
     if not single:
         parts.append("Grey: the other rules.")
     parts.append(_paper_sentence(cells, numbers))
@@ -78,7 +80,7 @@ def sweep(cells: pd.DataFrame, numbers: PaperNumbers, target: Target) -> Drawing
 
 def bars(cells: pd.DataFrame, numbers: PaperNumbers, target: Target) -> Drawing:
     """Accuracy and attack success rate of every rule as points, a row of panels per scenario."""
-    cells = _existing(cells)
+    planned, cells = cells, _existing(cells)
     keys = list(dict.fromkeys(zip(cells.panel, cells.x.map(x_text), strict=True)))
     metrics = ["accuracy"]
     if cells.attack_success_rate.notna().any():
@@ -104,13 +106,14 @@ def bars(cells: pd.DataFrame, numbers: PaperNumbers, target: Target) -> Drawing:
     for axis in axes[1 :: len(metrics)] if len(metrics) > 1 else ():
         axis.set_yticklabels([])
         axis.set_xlim(-4, 104)
-    parts = ["Diamonds: mean; dots: seeds."]
+    several = cells[cells.state == DONE].seed.nunique() > 1
+    parts = ["Diamonds: mean; dots: seeds." if several else ONE_SEED]
     if len(metrics) > 1:
         parts.append("Hollow, below: target class left out.")
     parts.append(_paper_sentence(cells, numbers, "Upright bars"))
     alt = f"Points for {captions.listed(list(dict.fromkeys(cells.label)))} in {len(keys)} rows."
     words = " ".join(filter(None, parts))
-    return Drawing(figure, target.title, words, captions.caption(cells), alt)
+    return Drawing(figure, target.title, words, captions.caption(planned), alt)
 
 
 def by_round(collected: Collected, target: Target, metrics: tuple[str, ...]) -> Drawing | None:
@@ -128,9 +131,14 @@ def by_round(collected: Collected, target: Target, metrics: tuple[str, ...]) -> 
     if not panels:
         return None
     of_first = sum(metric == panels[0][0] for metric, _ in panels)
-    columns = of_first if 1 < of_first <= 4 else min(len(panels), 3)
-    size = (6.4, 3.6) if len(panels) == 1 else (3.6, 2.6)
-    figure, axes = style.grid(len(panels), columns, *size)
+    columns = of_first if of_first <= 4 else 3
+    size = (6.4, 3.6) if len(panels) == 1 else (3.6, 2.7)
+    # Each metric begins a row.
+    left_over = -of_first % columns if len(panels) > of_first else 0
+    figure, places = style.grid(len(panels) + left_over, columns, *size)
+    for spare in places[of_first : of_first + left_over]:
+        spare.set_visible(False)
+    axes = places[:of_first] + places[of_first + left_over :]
     looks = style.looks(collected.cells.aggregator)
     several = len({metric for metric, _ in panels}) > 1
     for axis, (metric, group) in zip(axes, panels, strict=True):
@@ -149,12 +157,14 @@ def by_round(collected: Collected, target: Target, metrics: tuple[str, ...]) -> 
         first = group.iloc[0]
         name = captions.METRICS[metric].split(",")[0].lower()
         where = captions.scenario(first.panel, first.x_name, first.x)
-        axis.set_title(f"{where}: {name}".removeprefix(": ") if several else where, loc="left")
-        axis.locator_params(nbins=5)
+        axis.set_title("\n".join(filter(None, [where, name if several else ""])), loc="left")
+        axis.set_xlim(1, max(rounds["round"].max(), 2))
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.set_xlabel("round")
     axes[0].set_ylabel("%" if several else f"{name} (%)")
     title = target.title if target.plot == "rounds" else f"{target.title}, by round"
-    caption = "Lines: mean over the seeds; band: all seeds."
+    one = cells.seed.nunique() == 1
+    caption = ONE_SEED if one else "Lines: mean over the seeds; band: all seeds."
     if len(metrics) == 1:
         caption = f"{captions.METRICS[metrics[0]]}. {caption}"
     labels = list(dict.fromkeys(cells.label))
@@ -195,8 +205,8 @@ def weights(collected: Collected, target: Target) -> Drawing | None:
     bar.set_label("weight as a multiple of an equal share")
     caption = (
         "Each client's weight as a multiple of an equal share (white, 1: plain average; grey: took "
-        "no part); clients sorted, the attackers last, beside the orange bar; the strongest attack of "
-        "each kind, one seed; rules that weigh all clients alike are left out."
+        "no part); clients sorted, the attackers last, beside the orange bar; the strongest attack "
+        "of each kind, one seed; rules that weigh all clients alike are left out."
     )
     alt = f"Heat maps of clients by rounds in {len(scenarios)} attacks, attackers at the bottom."
     return Drawing(figure, target.title, caption, captions.caption(collected.cells), alt)
@@ -216,7 +226,7 @@ def timing(collected: Collected, target: Target) -> Drawing | None:
             milliseconds, look = 1000 * row.aggregation_per_round, looks[row.aggregator]
             axis.plot(milliseconds, position, color=look.color, marker=look.marker, markersize=7)
             axis.annotate(
-                f"{milliseconds:.2g}", (milliseconds, position), xytext=(7, 0), fontsize=8,
+                f"{float(f'{milliseconds:.2g}'):g}", (milliseconds, position), xytext=(7, 0), fontsize=8,
                 textcoords="offset points", va="center",
             )  # fmt: skip
         axis.set_yticks(range(len(here)), here.label)

@@ -113,11 +113,11 @@ def findings(ledger: Mapping) -> list[str]:
     decided = [f for f in trained if f["verdict"] != UNDECIDED]
     states = [f["at_hand"] for f in trained]
     at_hand = ", ".join(
-        f"{n} {words}"
+        f"{words}: {n}"
         for words, n in (
-            ("hold", states.count(HOLDS)), ("do not", states.count(FAILS)),
-            ("are unclear", states.count(UNCLEAR)),
-            ("lack records", sum(s not in _MARKS for s in states)),
+            ("hold", states.count(HOLDS)), ("do not hold", states.count(FAILS)),
+            ("unclear", states.count(UNCLEAR)),
+            ("not enough records", sum(s not in _MARKS for s in states)),
         )
         if n
     )  # fmt: skip
@@ -126,8 +126,8 @@ def findings(ledger: Mapping) -> list[str]:
         first = f"Of {len(trained)} claims about trained models: {told}."
     else:
         first = (
-            f"No claim is judged: {_why_none(trained)}. On the records at hand, of {len(trained)} "
-            f"claims about trained models {at_hand}."
+            f"None of the {len(trained)} claims about trained models is judged "
+            f"({_why_none(trained)}). What the records at hand say of them: {at_hand}."
         )
     return [first, _contradiction(trained), _own_contradictions(found)]
 
@@ -179,7 +179,7 @@ def _why_none(found: Sequence[Mapping]) -> str:
     ]  # fmt: skip
     counts = pd.Series(reasons, dtype=object).value_counts()
     shared = [r for r, n in counts.items() if n >= len(found) / 3]
-    return captions.listed(shared[:3]) or "records are missing"
+    return "; ".join(shared[:3]) or "records are missing"
 
 
 def _contradiction(found: Sequence[Mapping]) -> str:
