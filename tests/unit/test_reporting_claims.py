@@ -460,7 +460,7 @@ def test_the_exported_ledger(tmp_path):
 
 
 def test_false_verdicts_are_rare():
-    """A small run of `benchmarks/false_verdicts.py`: a ledger on the border of every statement."""
+    """Four hundred ledgers on the border of every statement: how many have a verdict."""
     rng = np.random.default_rng(0)
     wrong = 0
     for _ in range(400):

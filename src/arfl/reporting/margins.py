@@ -7,7 +7,7 @@ margin is the spread of the difference.
 
 **One level for the whole ledger.** A statement is true or false, so only one of the two verdicts
 can be wrong. With F statements in the ledger each may be wrong with probability 0.05 / F, and so
-any of them with 0.05 at most (Bonferroni; `benchmarks/false_verdicts.py` simulates it). A statement
+any of them with 0.05 at most (Bonferroni; the tests simulate it). A statement
 **holds** when for every margin the one-sided interval mean - t(1 - 0.05/F, n-1) s / sqrt(n) lies
 above 0: each part must hold by itself, so no correction for their number is needed. It **does not
 hold** when for some of its m margins the mean + t(1 - 0.05/(F m), n-1) s / sqrt(n) lies below 0,
