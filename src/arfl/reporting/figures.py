@@ -225,8 +225,9 @@ def timing(collected: Collected, target: Target) -> Drawing | None:
         for position, row in enumerate(here.itertuples()):
             milliseconds, look = 1000 * row.aggregation_per_round, looks[row.aggregator]
             axis.plot(milliseconds, position, color=look.color, marker=look.marker, markersize=7)
+            text = f"{float(f'{milliseconds:.2g}'):g}"
             axis.annotate(
-                f"{float(f'{milliseconds:.2g}'):g}", (milliseconds, position), xytext=(7, 0), fontsize=8,
+                text, (milliseconds, position), xytext=(7, 0), fontsize=8,
                 textcoords="offset points", va="center",
             )  # fmt: skip
         axis.set_yticks(range(len(here)), here.label)
