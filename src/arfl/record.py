@@ -230,7 +230,8 @@ def find_broken(paths: Iterable[str | os.PathLike], memory: str | os.PathLike) -
     try:
         known = json.loads(Path(memory).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        known = {}
+        known = None
+    known = known if isinstance(known, dict) else {}
     whole, reasons = {}, {}
     for path in map(str, paths):
         if not os.path.lexists(path):

@@ -502,7 +502,7 @@ def markdown(findings: Sequence[Finding], broken_records: Sequence[str] = ()) ->
     ]
     for f in findings:
         reading = f"<br>Tested: {f.reading}." if f.reading else ""
-        under = f" under {f.under}" if f.under else ""
+        under = f" under {f.under}" if f.under and f.verdict != UNDECIDED else ""
         reason = f"<br>{f.reason}" if f.reason else ""
         sides = f": {f.measured}, claimed {f.claimed}" if f.measured else ""
         power = f"<br>{f.power}" if f.power else ""

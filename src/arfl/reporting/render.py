@@ -27,10 +27,11 @@ def render(
     Raises:
         UserError: if nothing is kept of a run.
     """
-    out = Path(out)
-    drawn = [_draw(Path(run), paper_dir, out / Path(run).name) for run in runs]
+    out, runs = Path(out), list(map(Path, runs))
+    studies = _studies(runs)
+    drawn = [_draw(run, studies, paper_dir, out / run.name) for run in runs]
     # Each page shows the ledgers of all runs beside each other.
-    ledgers = [out / Path(run).name / "claims.json" for run in runs]
+    ledgers = [out / run.name / "claims.json" for run in runs]
     for (plan, manifests, tabled, pictures), ledger in zip(drawn, ledgers, strict=True):
         others = [path for path in ledgers if path != ledger]
         page = ledger.with_name("report.html")
@@ -38,8 +39,19 @@ def render(
     report.index(ledgers, out / "index.html")
 
 
+def _studies(runs: list[Path]) -> dict[str, Path]:
+    """The files of studies that depend on no run's data: one serves all."""
+    found = {}
+    for name in ("figure2", "theory"):
+        for run in runs:
+            path = run / "collected" / name / targets.STUDIES[name].study
+            if path.exists():
+                found.setdefault(name, path)
+    return found
+
+
 def _draw(
-    run: Path, paper_dir: str | os.PathLike, out: Path
+    run: Path, studies: dict[str, Path], paper_dir: str | os.PathLike, out: Path
 ) -> tuple[Path, list[Path], list[Path], list[str]]:
     """The plan, manifests, laid-out tables and figures of a run, for its report."""
     plan_path = run / "plan.json"
@@ -60,6 +72,7 @@ def _draw(
     for target in targets.of_plan(plan).values():
         folder = kept if target.study else collected
         source = folder / target.folder / (target.study or MANIFEST)
+        source = studies.get(target.name, source)
         if not source.exists():
             continue
         logging.info("%s: %s", run.name, target.title)
@@ -73,6 +86,5 @@ def _draw(
             tables.write(source, target, paper_dir, out / "tables" / target.name)
             tabled.append(out / "tables" / f"{target.name}.json")
     own = [path for path in manifests if path.parent.name != targets.ALL]
-    theory = kept / "theory" / targets.STUDIES["theory"].study
-    claims.evaluate(own, paper_dir, out / "claims", theory if theory.exists() else None)
+    claims.evaluate(own, paper_dir, out / "claims", studies.get("theory"))
     return plan_path, manifests, tabled, drawn
