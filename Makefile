@@ -28,10 +28,8 @@ test-slurm: env
 	$(RUN) pytest -n 0 -m slow -rs tests/workflow/test_slurm.py
 
 figures: env
-	@set -e; for run in $(patsubst records/%/,%,$(wildcard records/*/)); do \
-	  $(RUN) python -m arfl render --run-folder records/$$run --paper workflow/resources/paper \
-	    --out results/from-records/$$run; \
-	done
+	@$(RUN) python -m arfl render --runs $(wildcard records/*/) --paper workflow/resources/paper \
+	  --out results/from-records
 
 lint: env
 	$(RUN) ruff check

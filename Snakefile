@@ -32,6 +32,7 @@ localrules:
     collect_beyond,
     claims,
     report,
+    index,
 
 
 wildcard_constraints:
@@ -48,7 +49,7 @@ wildcard_constraints:
 
 rule all:
     input:
-        results_of_all,
+        everything,
 
 
 include: "workflow/rules/download.smk"

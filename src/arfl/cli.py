@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     add = verb("collect", _collect, "Gather a target's records into CSV.").add_argument
     add("--plan", type=Path, required=True)
     add("--target", required=True)
-    add("--out", type=Path, required=True, help="folder")
+    add("--out", type=Path, required=True, help="collected.json; the CSV are written beside it")
 
     add = verb("check", _check, "Try an implementation of an aggregation rule.").add_argument
     add("file", type=Path, help="Python file with a function from (K, N) models to one")
@@ -142,31 +142,42 @@ def _parser() -> argparse.ArgumentParser:
     add("--options", type=_json_object, required=True, help="JSON object: the backdoor's")
     add("--out", type=Path, required=True, help=".npz file")
 
-    add = verb("claims", _claims, "Judge the paper's statements on the records.").add_argument
-    add("--collected", type=Path, nargs="+", required=True, help="folders of `collect`")
-    add("--paper", type=Path, required=True, help="folder of the paper's numbers and claims")
-    add("--out", type=Path, required=True, help="output path without suffix")
-
-    add = verb("report", _report, "Write the report: one page that opens offline.").add_argument
-    add("--run-folder", type=Path, required=True, help="results/<run>")
-    add("--plan", type=Path, required=True)
-    add("--paper", type=Path, required=True, help="folder of the paper's numbers")
-    add("--out", type=Path, required=True, help=".html file")
-
-    add = verb("render", _render, "All of these again, from collected CSV.").add_argument
-    add("--run-folder", type=Path, required=True, help="with plan.json and collected/")
-    add("--paper", type=Path, required=True, help="folder of the paper's numbers")
-    add("--out", type=Path, required=True, help="folder")
-
-    for name, run, what in (
-        ("table", _table, "Set a target's table beside the paper's: CSV, Markdown and LaTeX."),
-        ("figure", _figure, "Draw a target's figure: PNG and PDF."),
+    for name, run, source, what in (
+        ("table", _table, "collected", "Set a target's table beside the paper's."),
+        ("figure", _figure, "source", "Draw a target's figure: SVG, PNG, PDF, and its words."),
+        ("rounds", _rounds, "collected", "Draw a target's rates after every round, likewise."),
     ):
         add = verb(name, run, what).add_argument
-        add("--collected", type=Path, required=True, help="folder of `collect`")
+        add("--plan", type=Path, required=True)
         add("--target", required=True)
-        add("--paper", type=Path, required=True, help="folder of the paper's numbers")
-        add("--out", type=Path, required=True, help="output path without suffix")
+        add(f"--{source}", type=Path, required=True, help="collected.json, or a study's file")
+        if name != "rounds":
+            add("--paper", type=Path, required=True, help="folder of the paper's numbers")
+        add("--out", type=Path, required=True, help="one of the files; its suffix is replaced")
+
+    add = verb("claims", _claims, "Judge the paper's statements on the records.").add_argument
+    add("--collected", type=Path, nargs="+", required=True, help="collected.json of each target")
+    add("--theory", type=Path, help=".csv file of the simulation")
+    add("--paper", type=Path, required=True, help="folder of the paper's numbers and claims")
+    add("--out", type=Path, required=True, help="one of the files; its suffix is replaced")
+
+    add = verb("report", _report, "Write the report: one page that opens offline.").add_argument
+    add("--plan", type=Path, required=True)
+    add("--collected", type=Path, nargs="+", required=True, help="collected.json of each target")
+    add("--claims", type=Path, required=True, help="claims.json of the run")
+    add("--tables", type=Path, nargs="*", default=(), help=".json files of tables")
+    add("--figures", type=Path, nargs="*", default=(), help=".svg and .json files of figures")
+    add("--others", type=Path, nargs="*", default=(), help="claims.json of other runs")
+    add("--out", type=Path, required=True, help=".html file")
+
+    add = verb("index", _index, "Write the page over several runs.").add_argument
+    add("--claims", type=Path, nargs="+", required=True, help="claims.json of each run")
+    add("--out", type=Path, required=True, help=".html file, in the folder above the runs'")
+
+    add = verb("render", _render, "All of these again, from what is kept of runs.").add_argument
+    add("--runs", type=Path, nargs="+", required=True, help="folders of plan.json and records")
+    add("--paper", type=Path, required=True, help="folder of the paper's numbers")
+    add("--out", type=Path, required=True, help="folder; a run's files go to <out>/<its name>")
     return parser
 
 
@@ -246,10 +257,10 @@ def _restore(batches: Path, run_folder: Path, cells: bool) -> None:
 def _plan(config: dict, assumptions: Path, beyond: bool, out: Path) -> None:
     from arfl.files import write_json
     from arfl.grid import Grid
-    from arfl.reporting.collect import read_csv
+    from arfl.reporting.frames import read_csv
 
     grid = Grid(config)
-    reasons = read_csv(assumptions)
+    reasons = read_csv(assumptions, ("key", "reason")).to_dict("records")
     # A user's configuration need not have every task and aggregator of ours.
     assumed = [row | {"value": grid.value(row["key"])} for row in reasons if grid.has(row["key"])]
     write_json(out, grid.plan(beyond) | {"assumptions": assumed})
@@ -273,23 +284,40 @@ def _leaderboard(cells: Path, out: Path) -> None:
     leaderboard.write(cells, out)
 
 
-def _table(collected: Path, target: str, paper: Path, out: Path) -> None:
+def _target(plan: Path, name: str):
+    from arfl.files import read_json
+    from arfl.reporting import targets
+
+    known = targets.of_plan(read_json(plan))
+    if name not in known:
+        raise UserError(f"{plan} has no target {name!r}; it has {', '.join(known)}")
+    return known[name]
+
+
+def _table(plan: Path, target: str, collected: Path, paper: Path, out: Path) -> None:
     from arfl.reporting import tables
 
-    tables.write(collected, target, paper, out)
+    tables.write(collected, _target(plan, target), paper, out.with_suffix(""))
 
 
-def _figure(collected: Path, target: str, paper: Path, out: Path) -> None:
+def _figure(plan: Path, target: str, source: Path, paper: Path, out: Path) -> None:
     from arfl.reporting import figures
 
-    figures.draw(collected, target, paper, out)
+    figures.draw(source, _target(plan, target), paper, out.with_suffix(""))
 
 
-def _write_columns(out: Path, columns: Mapping[str, Sequence]) -> None:
-    from arfl.reporting.collect import write_csv
+def _rounds(plan: Path, target: str, collected: Path, out: Path) -> None:
+    from arfl.reporting import figures
 
-    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-    write_csv(out, list(columns), rows)
+    figures.draw_rounds(collected, _target(plan, target), out.with_suffix(""))
+
+
+def _write_columns(out: Path, columns: dict[str, Sequence]) -> None:
+    import pandas as pd
+
+    from arfl.reporting.frames import write_csv
+
+    write_csv(out, pd.DataFrame(columns))
 
 
 def _confidence(out: Path) -> None:
@@ -310,19 +338,33 @@ def _trigger(data: Path, options: dict, out: Path) -> None:
     trigger.write(data.parent, options, out)
 
 
-def _claims(collected: list[Path], paper: Path, out: Path) -> None:
+def _claims(collected: list[Path], theory: Path | None, paper: Path, out: Path) -> None:
     from arfl.reporting import claims
 
-    claims.evaluate(collected, paper, out)
+    claims.evaluate(collected, paper, out.with_suffix(""), theory)
 
 
-def _report(run_folder: Path, plan: Path, paper: Path, out: Path) -> None:
+def _report(
+    plan: Path,
+    collected: list[Path],
+    claims: Path,
+    tables: list[Path],
+    figures: list[Path],
+    others: list[Path],
+    out: Path,
+) -> None:
     from arfl.reporting import report
 
-    report.write(run_folder, plan, paper, out)
+    report.write(plan, collected, claims, out, tables, figures, others)
 
 
-def _render(run_folder: Path, paper: Path, out: Path) -> None:
+def _index(claims: list[Path], out: Path) -> None:
+    from arfl.reporting import report
+
+    report.index(claims, out)
+
+
+def _render(runs: list[Path], paper: Path, out: Path) -> None:
     from arfl.reporting import render
 
-    render.render(run_folder, paper, out)
+    render.render(runs, paper, out)

@@ -30,6 +30,7 @@ STAND_INS = {
     "amazon": ("synthetic_reviews", "synthetic"),
     "loan": ("synthetic_loans", "synthetic"),
 }
+TASKS = {"mnist": "mnist_dirichlet", "cifar10": "cifar10_dirichlet", "loan": "loan_states"}
 ASSUMPTIONS = [
     {"key": "trimmed_mean.share", "value": 0.2, "reason": "the text is silent; released default"},
     {"key": "momentum", "value": 0.5, "reason": "the text is silent; released default"},
@@ -74,9 +75,10 @@ class Experiment:
         noise: float = 0.004,
         accuracy: Callable[[dict, float], float] = final_accuracy,
         targets: tuple[str, ...] | None = None,
+        protocol: str = "paper",
     ):
         self.folder, self.scale, self.seeds, self.n_rounds = folder, scale, seeds, n_rounds
-        self.noise, self.accuracy = noise, accuracy
+        self.noise, self.accuracy, self.protocol = noise, accuracy, protocol
         self.run_dir = folder / "results" / scale
         self.plan_path = self.run_dir / "plan.json"
         self.paper_scale = scale == "paper"
@@ -92,12 +94,12 @@ class Experiment:
             "hyperparameters",
         )  # fmt: skip
 
-    def write(self) -> Path:
-        """Write the plan and all records; returns the plan's path."""
-        plan = {
+    def plan(self) -> dict:
+        """The plan as the pipeline writes it."""
+        return {
             "run": self.scale,
             "scale": self.scale,
-            "protocol": "paper",
+            "protocol": self.protocol,
             "seeds": list(self.seeds),
             "aggregators": AGGREGATORS,
             "assumptions": ASSUMPTIONS,
@@ -111,8 +113,11 @@ class Experiment:
                 for row in rows
             },
         }
+
+    def write(self) -> Path:
+        """Write the plan and all records; returns the plan's path."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        self.plan_path.write_text(json.dumps(plan))
+        self.plan_path.write_text(json.dumps(self.plan()))
         for rows in self.targets.values():
             for row in rows:
                 path = Path(row["record"])
@@ -180,7 +185,7 @@ class Experiment:
         name = dataset if self.paper_scale else STAND_INS[dataset][0]
         return {
             "scale": self.scale,
-            "protocol": "paper",
+            "protocol": self.protocol,
             "task": {
                 "dataset": dataset, "data": name, "model": "cnn", "rounds": self.n_rounds,
                 "n_clients": self._n_clients(cell["task"]), "epochs": 2,
@@ -188,7 +193,7 @@ class Experiment:
             },
             "attack": self._attack_settings(cell),
             "aggregator": {
-                "rule": cell["aggregator"], "options": cell["changes"]["aggregator"],
+                "rule": cell["aggregator"], "options": dict(cell["changes"]["aggregator"]),
             },
         }  # fmt: skip
 
@@ -263,7 +268,7 @@ class Experiment:
 
     def _backdoors(self, dataset):
         return [
-            self._row(dataset, f"{dataset}_backdoor", attack, aggregator, seed, 0.5,
+            self._row(dataset, TASKS[dataset], attack, aggregator, seed, 0.5,
                       panel=f"{dataset}/{attack}", n_attackers=1)
             for attack in ("backdoor_naive", "backdoor_replacement")
             for aggregator in AGGREGATORS
@@ -275,10 +280,10 @@ class Experiment:
         return self._sweep("mnist", "mnist_shards", "label_flip", "n_attackers", xs)
 
     def _table1(self):
-        return self._sweep("cifar10", "cifar10_flip", "label_flip", "n_attackers", range(5))
+        return self._sweep("cifar10", "cifar10_dirichlet", "label_flip", "n_attackers", range(5))
 
     def _table2(self):
-        return self._sweep("amazon", "amazon_flip", "all_label_flip", "n_attackers", range(5))
+        return self._sweep("amazon", "amazon_iid", "label_flip", "n_attackers", range(5))
 
     def _table3(self):
         return self._backdoors("mnist") + self._backdoors("cifar10")

@@ -280,6 +280,7 @@ def test_a_partition_that_cannot_be_is_one_message(
 
 def test_wrong_arguments_of_every_verb_are_one_message(folder, tmp_path, capsys):
     out, missing = ["--out", tmp_path / "out"], tmp_path / "missing"
+    target = ["--plan", missing, "--target", "figure3"]
     for arguments, message in [
         (
             ["prepare", "--dataset", "imagenet", "--fetched", missing / "fetched.json"],
@@ -306,16 +307,16 @@ def test_wrong_arguments_of_every_verb_are_one_message(folder, tmp_path, capsys)
             "meta.json does not exist",
         ),
         (["trigger", "--data", folder / "data/meta.json", "--options", "{}"], "target"),
-        (
-            ["table", "--collected", missing, "--target", "figure3", "--paper", missing],
-            "missing",
-        ),
-        (
-            ["figure", "--collected", missing, "--target", "figure3", "--paper", missing],
-            "missing",
-        ),
+        (["table", *target, "--collected", missing, "--paper", missing], "missing"),
+        (["figure", *target, "--source", missing, "--paper", missing], "missing"),
+        (["rounds", *target, "--collected", missing], "missing"),
         (["claims", "--collected", missing, "--paper", missing], "missing"),
-        (["report", "--run-folder", missing, "--plan", missing, "--paper", missing], "missing"),
+        (
+            ["report", "--plan", missing, "--collected", missing, "--claims", missing],
+            "missing",
+        ),
+        (["index", "--claims", missing], "missing"),
+        (["render", "--runs", missing, "--paper", missing], "missing"),
     ]:
         fails(capsys, [*arguments, *out], message)
         assert list(tmp_path.iterdir()) == [], arguments

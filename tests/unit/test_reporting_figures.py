@@ -10,23 +10,33 @@ from matplotlib.colors import to_rgb
 from reporting_records import AGGREGATORS, Experiment
 
 from arfl.errors import UserError
-from arfl.reporting import collect, figures, paper, style
+from arfl.reporting import collect, figures, frames, paper, style, targets
 
 PAPER = Path(__file__).parents[2] / "workflow" / "resources" / "paper"
-SWEEPS_AND_VIEWS = (*Experiment.all_targets(), "weights", "timing")
+SWEEPS_AND_VIEWS = (*Experiment.all_targets(), *targets.VIEWS)
 
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
     experiment = Experiment(tmp_path_factory.mktemp("figures"))
     experiment.write()
-    for target in SWEEPS_AND_VIEWS:
-        collect.collect(experiment.plan_path, target, folder(experiment, target))
+    for target in (*Experiment.all_targets(), targets.ALL):
+        collect.collect(experiment.plan_path, target, manifest(experiment, target))
     return experiment
 
 
-def folder(experiment, target):
-    return experiment.run_dir / "collected" / target
+def manifest(experiment, target):
+    folder = targets.KNOWN[target].folder if target in targets.KNOWN else target
+    return experiment.run_dir / "collected" / folder / "collected.json"
+
+
+def made(experiment, target):
+    return figures.make(manifest(experiment, target), targets.KNOWN[target], PAPER)
+
+
+def study(folder, name):
+    target = targets.STUDIES[name]
+    return figures.make(folder / target.study, target, PAPER)
 
 
 def write_rows(path, rows):
@@ -37,53 +47,55 @@ def write_rows(path, rows):
         writer.writerows(rows)
 
 
-def text_of(figure):
-    return " ".join(t.get_text().replace("\n", " ") for t in figure.texts)
+def words(drawing):
+    return f"{drawing.title} {drawing.caption} {drawing.source} {drawing.alt}"
 
 
 @pytest.mark.parametrize("target", SWEEPS_AND_VIEWS)
 def test_every_target_is_drawn_and_says_what_it_shows(experiment, target):
-    figure = figures.make(folder(experiment, target), target, PAPER)
-    text = text_of(figure)
-    assert "Scale quick" in text
-    assert "Not the paper's experiment" in text
-    assert "digits (stand-in" in text or target in ("table2", "loan")
-    width, height = figure.get_size_inches()
+    drawing = made(experiment, target)
+    assert "Scale quick" in drawing.source
+    assert "Not the paper's experiment" in drawing.source
+    assert "digits (stand-in" in drawing.source or target in ("table2", "loan")
+    assert len(drawing.alt) > 20
+    width, height = drawing.figure.get_size_inches()
     assert 4 < width < 16
     assert 2 < height < 30
 
 
 def test_files_are_written_whole_and_reproducibly(experiment, tmp_path):
     for name in ("a", "b"):
-        figures.draw(folder(experiment, "table4"), "table4", PAPER, tmp_path / name)
-    for extension in ("png", "pdf"):
+        figures.draw(
+            manifest(experiment, "table4"), targets.KNOWN["table4"], PAPER, tmp_path / name
+        )
+    for extension in ("png", "pdf", "svg", "json"):
         assert (tmp_path / f"a.{extension}").read_bytes() == (
             tmp_path / f"b.{extension}"
         ).read_bytes()
     pixels = image.imread(tmp_path / "a.png")
     assert pixels.shape[1] >= 900
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pdf", "a.png", "b.pdf", "b.png"]
+    assert len(list(tmp_path.iterdir())) == 8
 
 
 def test_a_line_shows_the_means_of_the_records(experiment):
-    target = "table4"
-    figure = figures.make(folder(experiment, target), target, PAPER)
-    cells = collect.Collected(folder(experiment, target)).cells
-    expected = [
-        100 * np.mean([c.accuracy for c in cells if c.aggregator == "median" and c.x == x])
-        for x in range(4)
-    ]
-    lines = [line.get_ydata() for line in figure.axes[0].get_lines()]
+    figure = made(experiment, "table4").figure
+    cells = frames.Collected(manifest(experiment, "table4")).cells.itertuples()
+    by_x = {x: [] for x in range(4)}
+    for cell in cells:
+        if cell.aggregator == "median":
+            by_x[cell.x].append(cell.accuracy)
+    expected = [100 * np.mean(values) for values in by_x.values()]
+    lines = [line.get_ydata() for line in figure.axes[1].get_lines()]
     assert any(len(y) == 4 and np.allclose(y, expected) for y in lines)
 
 
 def test_the_papers_curve_is_drawn_at_the_same_share_of_attackers(experiment):
-    figure = figures.make(folder(experiment, "figure3"), "figure3", PAPER)
-    printed = paper.load(PAPER, "figure3").curve("", "fedavg", "accuracy")
-    expected = np.array(printed) * [20 / 100, 100]
-    lines = [np.array(line.get_xydata()) for line in figure.axes[0].get_lines()]
+    drawing = made(experiment, "figure3")
+    printed = paper.load(PAPER, "figure3").values.query("aggregator == 'fedavg'")
+    expected = printed[["x", "value"]].to_numpy(float) * [20 / 100, 100]
+    lines = [np.array(line.get_xydata()) for line in drawing.figure.axes[0].get_lines()]
     assert any(line.shape == expected.shape and np.allclose(line, expected) for line in lines)
-    assert "same share of attackers" in text_of(figure)
+    assert "same share of attackers" in drawing.caption
 
 
 def test_a_line_without_records_has_the_same_scale_as_the_others(tmp_path):
@@ -91,9 +103,10 @@ def test_a_line_without_records_has_the_same_scale_as_the_others(tmp_path):
     experiment.write()
     for path in (tmp_path / "results").rglob("fedavg/seed-*.json"):
         path.unlink()
-    collect.collect(experiment.plan_path, "figure3", tmp_path / "figure3")
-    figure = figures.make(tmp_path / "figure3", "figure3", PAPER)
-    assert max(line.get_xdata().max() for line in figure.axes[0].get_lines()) == 2
+    collect.collect(experiment.plan_path, "figure3", manifest(experiment, "figure3"))
+    figure = made(experiment, "figure3").figure
+    lines = [line.get_xdata() for line in figure.axes[0].get_lines()]
+    assert max(x.max() for x in lines if len(x)) == 2
 
 
 def test_rules_differ_in_colour_marker_and_grey(experiment):
@@ -109,8 +122,8 @@ def test_rules_differ_in_colour_marker_and_grey(experiment):
 
 
 def test_an_attackers_rows_come_last_and_are_marked(experiment):
-    figure = figures.make(folder(experiment, "weights"), "weights", PAPER)
-    axis = figure.axes[0]
+    axes = made(experiment, "weights").figure.axes
+    axis = next(a for a in axes if a.get_title(loc="left").startswith("FoolsGold: mnist shards"))
     pixels = axis.get_images()[0].get_array()
     assert pixels.shape == (20, 10)
     # The invented weights are 0.2 to 0.3 for the two attackers and 1.0 to 1.1 for the others.
@@ -123,26 +136,38 @@ def test_a_grid_without_records_renders_and_says_so(tmp_path):
     empty.write()
     for path in (tmp_path / "results").rglob("seed-*.json"):
         path.unlink()
+    for target in (*Experiment.all_targets(), targets.ALL):
+        collect.collect(empty.plan_path, target, manifest(empty, target))
     for target in SWEEPS_AND_VIEWS:
-        collect.collect(empty.plan_path, target, folder(empty, target))
-        figure = figures.make(folder(empty, target), target, PAPER)
-        assert "no record yet" in text_of(figure)
+        assert "no record yet" in made(empty, target).source
+
+
+def curve(residual, lam):
+    """Confidence 1 up to lam, then lam / residual down to a tenth, then none."""
+    falling = lam / max(abs(residual), lam)
+    return falling if falling > 0.1 else 0.0
 
 
 def test_confidence_curves(tmp_path):
     rows = [
         {"n_clients": n, "lam": lam, "delta": 0.1, "rank": 5, "normalised_residual": e,
-         "confidence": max(0.0, 1 - max(0, abs(e) - lam) / n), "corrected": 0}
+         "confidence": curve(e, lam), "corrected": 0}
         for n in (10, 20)
         for lam in (1.0, 2.0)
         for e in range(-40, 41)
     ]  # fmt: skip
     write_rows(tmp_path / "figure2.csv", rows)
-    figure = figures.make(tmp_path, "figure2", PAPER)
+    figure = study(tmp_path, "figure2").figure
     titles = [a.get_title(loc="left") for a in figure.axes]
     assert titles == ["K = 10, δ = 0.1", "K = 20, δ = 0.1"]
     x, y = figure.axes[0].get_lines()[1].get_data()
-    assert np.allclose(y, np.clip(1 - (np.abs(x) - 2) / 10, 0, 1))
+    assert np.allclose(np.interp(range(1, 20), x, y), [curve(e, 2) for e in range(1, 20)])
+    # The zones end where the curve does, not at the nearest of its points.
+    assert 20 in x
+    assert y[x > 20].max() == 0
+    zones = [patch.get_extents().transformed(figure.axes[0].transData.inverted())
+             for patch in figure.axes[0].patches]  # fmt: skip
+    assert [round(zone.x1, 6) for zone in zones] == [2, 20]
 
 
 def test_the_bound_is_drawn_above_every_simulated_error(tmp_path):
@@ -156,17 +181,18 @@ def test_the_bound_is_drawn_above_every_simulated_error(tmp_path):
         for d in (0.01, 0.1)
     ]  # fmt: skip
     write_rows(tmp_path / "theory.csv", rows)
-    figure = figures.make(tmp_path, "theory", PAPER)
+    drawing = study(tmp_path, "theory")
+    figure = drawing.figure
     assert [a.get_yscale() for a in figure.axes] == ["log"] * 4
     assert [a.get_xscale() for a in figure.axes] == ["log", "log", "linear", "log"]
     for axis in figure.axes:
         bound = axis.get_lines()[-1].get_ydata()
-        error = axis.containers[0].lines[0].get_ydata()
+        error = axis.containers[-1].lines[0].get_ydata()
         assert len(bound) == len(error)
         assert (bound >= error).all()
     expected = max(r["error"] / r["rate"] for r in rows)
     assert f"{expected:.2g} × Eq. 14" in [t.get_text() for t in figure.legends[0].get_texts()]
-    assert "K = 50, S = 100, α = 0.2, δ = 0.1" in text_of(figure)
+    assert "K = 50, S = 100, α = 0.2, δ = 0.1" in drawing.caption
 
 
 def test_trigger_shows_both_images(tmp_path):
@@ -174,34 +200,36 @@ def test_trigger_shows_both_images(tmp_path):
     triggered = clean.copy()
     triggered[0, :3] = 255
     np.savez(tmp_path / "figure5.npz", clean=clean, triggered=triggered, note=np.array("a digit"))
-    figure = figures.make(tmp_path, "figure5", PAPER)
-    shown = [a.get_images()[0].get_array() for a in figure.axes]
+    drawing = study(tmp_path, "figure5")
+    shown = [a.get_images()[0].get_array() for a in drawing.figure.axes]
     assert np.array_equal(shown[0], clean)
     assert np.array_equal(shown[1], triggered)
-    assert "a digit" in text_of(figure)
+    assert "a digit" in drawing.source
 
 
-@pytest.mark.parametrize(
-    ("target", "message"),
-    [("figure9", "figure9 has no figure"), ("figure2", "does not exist"),
-     ("figure5", "does not exist"), ("table1", "does not exist")],
-)  # fmt: skip
-def test_what_cannot_be_drawn_is_a_clear_error(tmp_path, target, message):
-    with pytest.raises(UserError, match=message):
-        figures.make(tmp_path, target, PAPER)
+@pytest.mark.parametrize("target", ["figure2", "figure5", "table1"])
+def test_what_cannot_be_drawn_is_a_clear_error(tmp_path, target):
+    with pytest.raises(UserError, match="does not exist"):
+        figures.make(tmp_path / "source", targets.KNOWN[target], PAPER)
 
 
 def test_a_study_of_another_shape_is_a_clear_error(tmp_path):
     (tmp_path / "theory.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="expected columns"):
-        figures.make(tmp_path, "theory", PAPER)
+        study(tmp_path, "theory")
 
 
-def test_reporting_reaches_neither_torch_nor_pandas():
-    modules = "collect, claims, compare, figures, report, tables"
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("collect, claims, compare, figures, report, tables", "'torch', 'torchvision', 'numba'"),
+        ("targets", "'torch', 'numpy', 'pandas', 'matplotlib', 'jsonschema'"),
+    ],
+)
+def test_reporting_reaches_no_torch_and_the_table_of_targets_nothing_heavy(modules, heavy):
     code = (
         f"import sys; from arfl.reporting import {modules}; "
-        "print([m for m in ('torch', 'torchvision', 'numba', 'pandas') if m in sys.modules])"
+        f"print([m for m in ({heavy}) if m in sys.modules])"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

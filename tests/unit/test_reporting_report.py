@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from reporting_records import ASSUMPTIONS, Experiment
 
-from arfl.reporting import collect, report
+from arfl.reporting import claims, collect, figures, report, tables
+from arfl.reporting.targets import ALL, of_plan
 
 PAPER = Path(__file__).parents[2] / "workflow" / "resources" / "paper"
 
@@ -33,26 +34,43 @@ class Page(html.parser.HTMLParser):
         assert self.open_tags.pop() == tag
 
     def handle_data(self, data):
-        self.words.append(data)
+        if self.open_tags and self.open_tags[-1] not in ("style", "script"):
+            self.words.append(data)
 
     @property
     def text(self):
         return " ".join(" ".join(self.words).split())
 
 
-def write(experiment, targets):
-    for target in targets:
-        out = experiment.run_dir / "collected" / target
-        collect.collect(experiment.plan_path, target, out)
-    path = experiment.run_dir / "report.html"
-    report.write(experiment.run_dir, experiment.plan_path, PAPER, path)
-    return Page(path.read_text())
+def write(experiment, names):
+    """Collect, draw and tabulate targets by name, and write the page."""
+    run, plan = experiment.run_dir, experiment.plan()
+    collected = {
+        name: run / "collected" / name / "collected.json" for name in (*plan["targets"], ALL)
+    }
+    collected = {name: path for name, path in collected.items() if name in names or name == ALL}
+    for name, path in collected.items():
+        collect.collect(experiment.plan_path, name, path)
+    drawn, tabled = [], []
+    for name in names:
+        target, prefix = of_plan(plan)[name], run / "figures" / name
+        figures.draw(collected[target.folder], target, PAPER, prefix)
+        drawn += [prefix.with_suffix(".svg"), prefix.with_suffix(".json")]
+        if target.table:
+            tables.write(collected[target.folder], target, PAPER, run / "tables" / name)
+            tabled.append(run / "tables" / f"{name}.json")
+    own = [path for name, path in collected.items() if name != ALL]
+    claims.evaluate(own, PAPER, run / "claims")
+    page = run / "report.html"
+    report.write(experiment.plan_path, collected.values(), run / "claims.json", page, tabled, drawn)
+    return Page(page.read_text())
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     targets = ("table4", "loan")
-    experiment = Experiment(tmp_path_factory.mktemp("report"), targets=targets)
+    planned = ("figure3", *targets)
+    experiment = Experiment(tmp_path_factory.mktemp("report"), targets=planned)
     experiment.write()
     experiment.path("mnist_shards/gaussian.noise_std-1/attackers-2/fedavg/seed-2").unlink()
     experiment.path("mnist_shards/gaussian.noise_std-2/attackers-2/median/seed-1").write_text(
@@ -63,7 +81,7 @@ def page(tmp_path_factory):
 
 def test_the_page_needs_nothing_else(page):
     for reference in page.references:
-        assert reference.startswith(("#", "data:image/png;base64,")), reference[:60]
+        assert reference.startswith(("#", "data:image/svg+xml;base64,")), reference[:60]
     assert not page.open_tags
 
 
@@ -74,7 +92,7 @@ def test_every_link_leads_somewhere(page):
 
 
 def test_every_picture_has_words(page):
-    assert len(page.images) >= 6
+    assert len(page.images) == 3
     assert all(image["alt"] for image in page.images)
 
 
@@ -111,8 +129,9 @@ def test_the_papers_experiment_has_no_warning(tmp_path):
     experiment = Experiment(tmp_path, scale="paper", n_rounds=2, targets=("table1",))
     experiment.write()
     text = write(experiment, ("table1",)).text
+    # Most of the paper's experiment is not there: the page is no more than a part of it.
     assert "Not the paper's experiment" not in text
-    assert "The paper's scale, on complete real data." in text
+    assert "The paper's scale on complete real data, but not the whole experiment" in text
 
 
 def test_a_run_without_any_record_still_has_a_report(tmp_path):
@@ -131,9 +150,39 @@ def test_the_page_is_the_same_from_the_same_csv(tmp_path):
     write(experiment, ("loan",))
     path = experiment.run_dir / "report.html"
     first = path.read_bytes()
-    for path in (tmp_path / "results").rglob("seed-*.json"):
-        path.unlink()
-    report.write(
-        experiment.run_dir, experiment.plan_path, PAPER, experiment.run_dir / "report.html"
-    )
-    assert (experiment.run_dir / "report.html").read_bytes() == first
+    write(experiment, ("loan",))
+    assert path.read_bytes() == first
+
+
+def test_a_target_of_the_users_own_has_a_section_with_table_and_figure(tmp_path):
+    experiment = Experiment(tmp_path, targets=("table4",))
+    experiment.targets = {"my_own": experiment.targets["table4"]}
+    experiment.write()
+    page = write(experiment, ("my_own",))
+    assert "my-own" in page.ids
+    assert len(page.images) == 1
+    assert "Residual reweighting from" in page.images[0]["alt"]
+    assert "My own" in page.text
+    assert "Accuracy, by standard deviation σ of the noise" in page.text
+
+
+def test_the_first_screen_says_what_was_found(page):
+    start = page.text[:2500]
+    assert "claims about trained models is judged (scale is quick, not paper; data: " in start
+    assert "Measured in quick" in start
+    assert "claimed" in start
+
+
+def test_the_index_sets_the_runs_beside_each_other(tmp_path):
+    for scale, targets in (("quick", ("loan",)), ("paper", ("table1",))):
+        experiment = Experiment(tmp_path, scale=scale, n_rounds=2, targets=targets)
+        experiment.write()
+        write(experiment, targets)
+    ledgers = [tmp_path / "results" / run / "claims.json" for run in ("quick", "paper")]
+    report.index(ledgers, tmp_path / "results" / "index.html")
+    page = Page((tmp_path / "results" / "index.html").read_text())
+    assert "quick/report.html" in page.references
+    assert "paper/report.html" in page.references
+    assert "108 of 108" not in page.text
+    assert "36 of 36" in page.text
+    assert "90 of 90" in page.text

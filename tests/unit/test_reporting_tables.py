@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import scipy.stats
-from reporting_records import AGGREGATORS, Experiment, diverge, rewrite
+from reporting_records import AGGREGATORS, Experiment, rewrite
 
 from arfl.errors import UserError
-from arfl.reporting import collect, compare, paper, tables
+from arfl.reporting import collect, compare, paper, tables, targets
 
 PAPER = Path(__file__).parents[2] / "workflow" / "resources" / "paper"
 
@@ -39,23 +39,27 @@ def test_every_printed_number_is_there(target, per_aggregator):
 
 
 def test_a_sample_of_printed_numbers():
-    table3 = paper.load(PAPER, "table3").values
-    key = ("cifar10/backdoor_naive", "residual_reweighting", "attack_success_rate", None)
-    assert table3[key].value == 0.0965
-    loan = paper.load(PAPER, "loan").values
-    key = ("loan/backdoor_naive", "foolsgold", "attack_success_rate", None)
-    assert loan[key].value == 0.9996
-    table2 = paper.load(PAPER, "table2").values
-    assert table2["", "repeated_median", "accuracy", 2.0].value == 0.2322
+    def value(target, **keys):
+        found = paper.load(PAPER, target).values
+        for key, wanted in keys.items():
+            found = found[found[key] == wanted]
+        return found.value.item()
+
+    naive, success = "cifar10/backdoor_naive", "attack_success_rate"
+    assert value("table3", panel=naive, aggregator="residual_reweighting", metric=success) == 0.0965
+    loan = "loan/backdoor_naive"
+    assert value("loan", panel=loan, aggregator="foolsgold", metric=success) == 0.9996
+    assert value("table2", aggregator="repeated_median", metric="accuracy", x=2.0) == 0.2322
 
 
 @pytest.fixture
 def written(tmp_path):
     def write(experiment, target):
-        out = experiment.run_dir / "collected" / target
-        collect.collect(experiment.plan_path, target, out)
+        entry = targets.of_plan(experiment.plan())[target]
+        out = experiment.run_dir / "collected" / entry.folder
+        collect.collect(experiment.plan_path, entry.folder, out)
         prefix = experiment.run_dir / "tables" / target
-        tables.write(out, target, PAPER, prefix)
+        tables.write(out / "collected.json", entry, PAPER, prefix)
         with open(f"{prefix}.csv") as file:
             rows = list(csv.DictReader(file))
         return rows, Path(f"{prefix}.md").read_text(), Path(f"{prefix}.tex").read_text()
@@ -69,11 +73,11 @@ def accuracies(experiment, cell_format):
 
 
 def test_an_entry_is_recomputed_from_its_records(tmp_path, written):
-    experiment = Experiment(tmp_path, targets=("table4",))
+    experiment = Experiment(tmp_path, scale="paper", n_rounds=2, targets=("table4",))
     experiment.write()
     rows, markdown, latex = written(experiment, "table4")
     row = next(r for r in rows if r["aggregator"] == "foolsgold" and r["column"] == "2")
-    cell = "mnist_shards/gaussian.noise_std-2/attackers-2/foolsgold/seed-{}"
+    cell = "mnist_shards/gaussian.noise_std-2/attackers-10/foolsgold/seed-{}"
     values = accuracies(experiment, cell)
     mean, std = statistics.fmean(values), statistics.stdev(values)
     assert float(row["measured"]) == pytest.approx(mean)
@@ -92,7 +96,8 @@ def test_the_average_is_over_seeds_of_averages_over_the_sweep(tmp_path, written)
     experiment.write()
     rows, _, _ = written(experiment, "table4")
     row = next(r for r in rows if r["aggregator"] == "median" and r["column"] == "average")
-    cells = ["none/attackers-0", *(f"gaussian.noise_std-{x}/attackers-2" for x in (1, 2, 3))]
+    levels = (f"gaussian.noise_std-{n}/attackers-2" for n in (1, 2, 3))
+    cells = ("none/attackers-0", *levels)
     sweep = [accuracies(experiment, f"mnist_shards/{c}/median/seed-{{}}") for c in cells]
     means = [statistics.fmean(seed) for seed in zip(*sweep, strict=True)]
     assert float(row["measured"]) == pytest.approx(statistics.fmean(means))
@@ -117,37 +122,13 @@ def test_incomplete_seeds_are_told(tmp_path, written):
     assert "68 of 72 cells done" in markdown
 
 
-def test_a_diverged_cell_is_shown_with_its_reason_and_in_no_mean(tmp_path, written):
-    experiment = Experiment(tmp_path, targets=("table4",))
-    experiment.write()
-    cell = "mnist_shards/gaussian.noise_std-{}/attackers-2/{}/seed-{}"
-    diverge(experiment.path(cell.format(1, "fedavg", 2)), 4)
-    for seed in (1, 2, 3):
-        diverge(experiment.path(cell.format(3, "median", seed)), 1)
-    rows, markdown, _ = written(experiment, "table4")
-    by_key = {(r["aggregator"], r["column"]): r for r in rows}
-    some, none = by_key["fedavg", "1"], by_key["median", "3"]
-    assert (some["n_done"], some["n_planned"], some["n_diverged"]) == ("2", "3", "1")
-    values = [
-        json.loads(experiment.path(cell.format(1, "fedavg", s)).read_text())["rounds"][-1]
-        for s in (1, 3)
-    ]
-    mean = statistics.fmean(value["accuracy"] for value in values)
-    assert float(some["measured"]) == pytest.approx(mean)
-    assert none["measured"] == none["difference"] == ""
-    assert "(2/3 seeds, 1 diverged)" in markdown
-    assert "– (0/3 seeds, 3 diverged)" in markdown
-    assert "68 of 72 cells done, 4 diverged" in markdown
-    cause = "in round 4: the global model holds a NaN or an infinity"
-    assert f"{cell.format(1, 'fedavg', 2)} {cause}" in markdown
-
-
 def test_a_single_seed_is_never_marked(tmp_path, written):
     experiment = Experiment(tmp_path, seeds=(1,), targets=("table4",))
     experiment.write()
     rows, markdown, _ = written(experiment, "table4")
     assert {r["beyond"] for r in rows} == {r["std"] for r in rows} == {""}
-    assert "▲ or ▼" in markdown
+    assert "one seed" in markdown
+    assert "± standard deviation" not in markdown
     assert "▲ |" not in markdown
     assert "▼ |" not in markdown
 
@@ -176,7 +157,7 @@ def test_versions_are_mixed_only_where_like_cells_disagree(tmp_path, written):
     experiment.write()
     for aggregator, stale in (("median", "seed-*"), ("fedavg", "seed-1")):
         for path in (tmp_path / "results").rglob(f"{aggregator}/{stale}.json"):
-            rewrite(path, lambda record: record["provenance"].update(fingerprint="0ldc0de"))
+            rewrite(path, lambda r: r["provenance"].update(fingerprint="0ldc0de"))
         _, markdown, _ = written(experiment, "table4")
         mixed = "Records of 2 versions of the numeric code are mixed." in markdown
         # All of the median's cells have one version; FedAvg's have two.
@@ -244,7 +225,74 @@ def test_timing_gives_medians_per_round(tmp_path, written):
 
 def test_a_target_without_a_table_is_refused(tmp_path):
     with pytest.raises(UserError, match="figure5 has no table"):
-        tables.write(tmp_path, "figure5", PAPER, tmp_path / "x")
+        tables.write(tmp_path, targets.KNOWN["figure5"], PAPER, tmp_path / "x")
+
+
+def test_a_new_target_has_a_table_from_its_entry_alone(tmp_path, written):
+    experiment = Experiment(tmp_path, targets=("table4", "loan"))
+    experiment.targets = {"mine": experiment.targets["table4"], "other": experiment.targets["loan"]}
+    experiment.write()
+    rows, markdown, _ = written(experiment, "mine")
+    assert len(rows) == 6 * 4
+    assert markdown.startswith("# Mine\n")
+    assert targets.of_plan(experiment.plan())["mine"].plot == "swept"
+    assert targets.of_plan(experiment.plan())["other"].plot == "bars"
+
+
+def test_the_last_rounds_stand_beside_the_last(tmp_path, written):
+    experiment = Experiment(tmp_path, n_rounds=20, targets=("table4",))
+    experiment.write()
+    rows, markdown, _ = written(experiment, "table4")
+    row = next(r for r in rows if r["aggregator"] == "fedavg" and r["column"] == "1")
+    paths = "mnist_shards/gaussian.noise_std-1/attackers-2/fedavg/seed-{}"
+    late = [
+        statistics.fmean(
+            r["accuracy"]
+            for r in json.loads(experiment.path(paths.format(s)).read_text())["rounds"][-5:]
+        )
+        for s in (1, 2, 3)
+    ]
+    assert float(row["late"]) == pytest.approx(statistics.fmean(late))
+    assert "last 5 rounds" in markdown
+
+
+def test_a_diverged_cell_is_no_number(tmp_path, written):
+    experiment = Experiment(tmp_path, targets=("table4",))
+    experiment.write()
+
+    def diverge(record):
+        record["diverged"] = {"round": 4, "cause": "not finite"}
+        record["rounds"] = record["rounds"][:3]
+
+    for seed in (1, 2, 3):
+        name = "mnist_shards/gaussian.noise_std-3/attackers-2/fedavg/seed-{}"
+        rewrite(experiment.path(name.format(seed)), diverge)
+    rows, markdown, _ = written(experiment, "table4")
+    row = next(r for r in rows if r["aggregator"] == "fedavg" and r["column"] == "3")
+    assert (row["measured"], row["n_diverged"]) == ("", "3")
+    assert "diverged (3 of 3 seeds)" in markdown
+    average = next(r for r in rows if r["aggregator"] == "fedavg" and r["column"] == "average")
+    assert average["measured"] == ""
+
+
+def test_stand_ins_are_never_marked_against_the_paper(tmp_path, written):
+    for scale, marked in (("quick", False), ("paper", True)):
+        experiment = Experiment(tmp_path / scale, scale=scale, n_rounds=2, targets=("table1",))
+        experiment.write()
+        rows, markdown, _ = written(experiment, "table1")
+        assert ({r["beyond"] for r in rows} != {""}) == marked
+        assert ("▼ |" in markdown) == marked
+
+
+def test_the_same_cells_under_two_names_are_told(tmp_path, written):
+    experiment = Experiment(tmp_path, targets=("table3",))
+    for row in experiment.targets["table3"]:
+        row["cell"] = row["cell"] | {"id": row["cell"]["id"].replace("cifar10", "mnist")}
+        row["record"] = str(experiment.path(row["cell"]["id"]))
+        experiment.datasets[row["cell"]["id"]] = "mnist"
+        experiment.shares[row["cell"]["id"]] = 0.5
+    experiment.write()
+    assert "The same cells are shown for MNIST and CIFAR-10." in written(experiment, "table3")[1]
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 9])

@@ -10,6 +10,7 @@ rule plan:
         "../../envs/report.yaml"
     params:
         config=planned_config,
+        code=fingerprint("arfl.grid"),
     shell:
         "python -m arfl plan --config {params.config:q} --assumptions {input.assumptions}"
         " --out {output} 2> {log}"
@@ -21,6 +22,7 @@ rule collect:
         records=target_records,
         plan="results/{run}/plan.json",
     output:
+        manifest="results/{run}/collected/{target}/collected.json",
         cells="results/{run}/collected/{target}/cells.csv",
         rounds="results/{run}/collected/{target}/rounds.csv",
         weights="results/{run}/collected/{target}/weights.csv",
@@ -33,4 +35,20 @@ rule collect:
         code=fingerprint("arfl.reporting.collect"),
     shell:
         "python -m arfl collect --plan {input.plan} --target {wildcards.target}"
-        " --out $(dirname {output.cells}) 2> {log}"
+        " --out {output.manifest} 2> {log}"
+
+
+# A broken record is named, and moved aside where it can be trained again, before anything is planned.
+if workflow.is_main_process:
+    from arfl.record import find_broken
+
+    BROKEN = find_broken(
+        [GRID.record_path(cell) for cell in GRID.cells.values()],
+        ".snakemake/whole-records.json",
+    )
+    for path, reason in BROKEN.items():
+        print(f"broken record {path}: {reason}", file=sys.stderr)
+    if config["missing_cells"] == "train" and not DRY_RUN:
+        for path in BROKEN:
+            os.replace(path, f"{path}.broken")
+            print(f"moved to {path}.broken, and trained again", file=sys.stderr)

@@ -26,6 +26,8 @@ from arfl.errors import UserError
 from arfl.files import listing
 from arfl.fingerprint import fingerprint
 from arfl.grid import CHANGES, NO_ATTACK, Grid, wants_gpu
+from arfl.reporting import targets
+from arfl.reporting.targets import ALL
 
 # Snakemake reads the numbers of a list on the command line, --config seeds=[1,2], as text.
 if isinstance(config.get("seeds"), list):
@@ -50,12 +52,14 @@ with open(
 ) as table:
     FETCHED = {row["dataset"] for row in csv.DictReader(table)}
 
+DRY_RUN = bool({"-n", "--dry-run", "--dryrun"} & set(sys.argv))
 RUN = f"results/{GRID.run}"
 PAPER = "workflow/resources/paper"
 
-# Targets that look at the cells of all others, and those that need no cells.
-VIEWS = ["weights", "timing"]
-STUDIES = {"figure2": "figure2.csv", "theory": "theory.csv", "figure5": "figure5.npz"}
+# Every target: those of the configuration, views of all their cells, and studies without cells.
+TARGETS = targets.of_points(
+    {name: [point.x for point in points] for name, points in GRID.points.items()}
+)
 # Figure 5 shows an image of Table 3's last panel. A report of what there is makes it only where that
 # data lies, and leaves it out where it cannot be had.
 TRIGGERED = [point.cell for point in GRID.points.get("table3", [])][-1:]
@@ -66,9 +70,10 @@ MAKES_FIGURE5 = bool(TRIGGERED) and (
     config["missing_cells"] == "train" or os.path.exists(TRIGGER_DATA[0])
 )
 if not MAKES_FIGURE5 and not os.path.exists(f"{RUN}/collected/figure5/figure5.npz"):
-    del STUDIES["figure5"]
-FIGURES = [*GRID.points, *VIEWS, *STUDIES]
-TABLES = [target for target in GRID.points if target != "figure4"] + ["timing"]
+    del TARGETS["figure5"]
+FIGURES = list(TARGETS)
+ROUNDS = [f"{name}.rounds" for name, target in TARGETS.items() if target.by_round]
+TABLES = [name for name, target in TARGETS.items() if target.table]
 
 
 def one_of(names, suffix=""):

@@ -1,9 +1,12 @@
 rule figures:
-    """A target's figure, as PNG and PDF."""
+    """A target's figure, as SVG, PNG and PDF, and its words."""
     input:
+        plan="results/{run}/plan.json",
         source=figure_source,
+        frames=figure_frames,
         paper=PAPER,
     output:
+        svg="results/{run}/figures/{target}.svg",
         png=report(
             "results/{run}/figures/{target}.png",
             caption="../report/figure.rst",
@@ -11,6 +14,7 @@ rule figures:
             labels={"figure": "{target}", "run": "{run}"},
         ),
         pdf="results/{run}/figures/{target}.pdf",
+        words="results/{run}/figures/{target}.json",
     log:
         "logs/{run}/figures/{target}.log",
     conda:
@@ -18,5 +22,33 @@ rule figures:
     params:
         code=fingerprint("arfl.reporting.figures"),
     shell:
-        "python -m arfl figure --collected $(dirname {input.source}) --target {wildcards.target}"
-        " --paper {input.paper} --out results/{wildcards.run}/figures/{wildcards.target} 2> {log}"
+        "python -m arfl figure --plan {input.plan} --target {wildcards.target}"
+        " --source {input.source} --paper {input.paper} --out {output.svg} 2> {log}"
+
+
+rule rounds:
+    """A target's rates after every round, likewise."""
+    input:
+        plan="results/{run}/plan.json",
+        collected="results/{run}/collected/{target}/collected.json",
+        cells="results/{run}/collected/{target}/cells.csv",
+        rounds="results/{run}/collected/{target}/rounds.csv",
+    output:
+        svg="results/{run}/figures/{target}.rounds.svg",
+        png=report(
+            "results/{run}/figures/{target}.rounds.png",
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"figure": "{target}, by round", "run": "{run}"},
+        ),
+        pdf="results/{run}/figures/{target}.rounds.pdf",
+        words="results/{run}/figures/{target}.rounds.json",
+    log:
+        "logs/{run}/figures/{target}.rounds.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        code=fingerprint("arfl.reporting.figures"),
+    shell:
+        "python -m arfl rounds --plan {input.plan} --target {wildcards.target}"
+        " --collected {input.collected} --out {output.svg} 2> {log}"

@@ -147,21 +147,22 @@ def planned_config(wildcards):
 
 
 def target_records(wildcards):
-    """The records of the target that a path names."""
-    return records_of(wildcards.target)
-
-
-def records_of(target):
     """The records of a target's cells; with `missing_cells: report`, those that exist."""
-    every = GRID.cells.values() if target in VIEWS else target_cells(target)
-    paths = sorted({GRID.record_path(cell) for cell in every})
+    return existing_records(target_cells(wildcards.target))
+
+
+def existing_records(cells):
+    """The records of cells; with `missing_cells: report`, those that exist."""
+    paths = sorted({GRID.record_path(cell) for cell in cells})
     if config["missing_cells"] == "report":
         paths = [path for path in paths if os.path.exists(path)]
     return paths
 
 
 def target_cells(target):
-    """The cells of a target."""
+    """The cells of a target, or of all."""
+    if target == ALL:
+        return GRID.cells.values()
     if target not in GRID.points:
         raise WorkflowError(f"config.yaml has no target {target!r} with cells")
     return [point.cell for point in GRID.points[target]]
@@ -172,32 +173,75 @@ def trigger_options(wildcards):
     return json.dumps(GRID.settings(TRIGGERED[0])["attack"]["options"])
 
 
+def known_target(name):
+    """The entry of a target in the table of targets."""
+    if name not in TARGETS:
+        raise WorkflowError(f"there is no target {name!r}; known: {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
+def collected_file(wildcards, name):
+    """A file of what a target is made of."""
+    folder = known_target(wildcards.target).folder
+    return f"results/{wildcards.run}/collected/{folder}/{name}"
+
+
+def collected_of(wildcards):
+    """The manifest of what a target is made of."""
+    return collected_file(wildcards, "collected.json")
+
+
+def cells_of(wildcards):
+    """The cells of what a target is made of."""
+    return collected_file(wildcards, "cells.csv")
+
+
 def figure_source(wildcards):
-    """What a figure is drawn from."""
-    return source_of(wildcards.target)
+    """What a figure is drawn from: a study's file, or the manifest of collected records."""
+    study = known_target(wildcards.target).study
+    return collected_file(wildcards, study or "collected.json")
 
 
-def source_of(target):
-    """What a target's figure is drawn from: a study's file, or collected records."""
-    return f"{RUN}/collected/{target}/{STUDIES.get(target, 'cells.csv')}"
+def figure_frames(wildcards):
+    """The collected frames that a figure reads."""
+    target = known_target(wildcards.target)
+    return [collected_file(wildcards, f"{name}.csv") for name in target.reads]
 
 
-def results_of(target):
-    """The files that a named target asks for, and those that they are made from.
+def results_of(name):
+    """The files that a named target asks for: its own, and what they are made of."""
+    target = TARGETS[name]
+    files = [f"{RUN}/figures/{name}.png"]
+    if target.by_round:
+        files.append(f"{RUN}/figures/{name}.rounds.png")
+    if target.table:
+        files.append(f"{RUN}/tables/{name}.md")
+    if target.study:
+        return files
+    return files + records_behind(target.folder)
 
-    Snakemake does not make again what is lacking between files that are there: a deleted record, or
-    what a failed job has left out.
-    """
-    files = [f"{RUN}/figures/{target}.png"] if target in FIGURES else []
-    files += [f"{RUN}/tables/{target}.md"] if target in TABLES else []
-    records = [] if target in STUDIES else records_of(target)
-    return [*files, source_of(target), *records]
+
+def records_behind(folder):
+    """A collected folder's manifest and the records that it is made of."""
+    manifest = f"{RUN}/collected/{folder}/collected.json"
+    return [manifest, *existing_records(target_cells(folder))]
 
 
-def results_of_all(wildcards):
-    """The report, and what it is made from."""
-    made = {path for target in FIGURES for path in results_of(target)}
-    return [f"{RUN}/report.html", f"{RUN}/claims.csv", *sorted(made)]
+def everything(wildcards):
+    """The report, and what it is made of: a deleted record is noticed though the report is there."""
+    made = [path for folder in (*GRID.points, ALL) for path in records_behind(folder)]
+    return [f"{RUN}/report.html", "results/index.html", *dict.fromkeys(made)]
+
+
+def other_ledgers(wildcards):
+    """The ledgers of other runs that are there, for the matrix of claims."""
+    found = sorted(map(str, Path("results").glob("*/claims.json")))
+    return [path for path in found if path != f"{RUN}/claims.json"]
+
+
+def others_option(wildcards, input):
+    """Those as an option; nothing where there are none."""
+    return f"--others {' '.join(input.others)}" if input.others else ""
 
 
 def baseline_records(wildcards):

@@ -1,11 +1,20 @@
 rule claims:
     """The paper's statements, each with a verdict and its reason."""
     input:
-        cells=expand("results/{{run}}/collected/{target}/cells.csv", target=GRID.points),
+        collected=expand(
+            "results/{{run}}/collected/{target}/collected.json", target=GRID.points
+        ),
+        frames=expand(
+            "results/{{run}}/collected/{target}/{frame}.csv",
+            target=GRID.points,
+            frame=["cells", "rounds", "weights"],
+        ),
+        theory="results/{run}/collected/theory/theory.csv",
         paper=PAPER,
     output:
         csv="results/{run}/claims.csv",
         markdown="results/{run}/claims.md",
+        ledger="results/{run}/claims.json",
     log:
         "logs/{run}/claims.log",
     conda:
@@ -13,19 +22,33 @@ rule claims:
     params:
         code=fingerprint("arfl.reporting.claims"),
     shell:
-        "python -m arfl claims --collected $(dirname {input.cells}) --paper {input.paper}"
-        " --out results/{wildcards.run}/claims 2> {log}"
+        "python -m arfl claims --collected {input.collected} --theory {input.theory}"
+        " --paper {input.paper} --out {output.ledger} 2> {log}"
 
 
 rule report:
     """Everything on one page that opens offline."""
     input:
-        tables=expand("results/{{run}}/tables/{target}.md", target=TABLES),
-        figures=expand("results/{{run}}/figures/{target}.png", target=FIGURES),
-        claims="results/{run}/claims.csv",
         plan="results/{run}/plan.json",
-        paper=PAPER,
-        template=SOURCE / "arfl/reporting/report.html.jinja",
+        collected=expand(
+            "results/{{run}}/collected/{target}/collected.json",
+            target=[*GRID.points, ALL],
+        ),
+        cells=expand(
+            "results/{{run}}/collected/{target}/cells.csv", target=[*GRID.points, ALL]
+        ),
+        ledger="results/{run}/claims.json",
+        tables=expand("results/{{run}}/tables/{target}.json", target=TABLES),
+        figures=expand(
+            "results/{{run}}/figures/{name}.{suffix}",
+            name=[*FIGURES, *ROUNDS],
+            suffix=["svg", "json"],
+        ),
+        others=other_ledgers,
+        templates=[
+            SOURCE / "arfl/reporting" / name
+            for name in ("report.html.jinja", "matrix.html.jinja", "page.css")
+        ],
     output:
         report(
             "results/{run}/report.html",
@@ -38,6 +61,26 @@ rule report:
         "../../envs/report.yaml"
     params:
         code=fingerprint("arfl.reporting.report"),
+        others=others_option,
     shell:
-        "python -m arfl report --run-folder results/{wildcards.run} --plan {input.plan}"
-        " --paper {input.paper} --out {output} 2> {log}"
+        "python -m arfl report --plan {input.plan} --collected {input.collected}"
+        " --claims {input.ledger} --tables {input.tables} --figures {input.figures}"
+        " {params.others} --out {output} 2> {log}"
+
+
+rule index:
+    """The claims over all runs on one page, beside the runs' folders."""
+    input:
+        own=f"{RUN}/claims.json",
+        page=f"{RUN}/report.html",
+        others=other_ledgers,
+    output:
+        "results/index.html",
+    log:
+        "logs/index.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        code=fingerprint("arfl.reporting.report"),
+    shell:
+        "python -m arfl index --claims {input.own} {input.others} --out {output} 2> {log}"

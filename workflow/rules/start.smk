@@ -117,7 +117,6 @@ def look_at_mirror():
                 )
 
 
-DRY = bool({"-n", "--dry-run", "--dryrun"} & set(sys.argv))
 if workflow.is_main_process:
     if on_slurm():
         check_cluster()
@@ -127,7 +126,7 @@ if workflow.is_main_process:
         ALONE = hold_folder()
     except OSError:  # a read-only folder, or a file system without such locks
         ALONE = False
-    if ALONE and on_slurm() and not DRY:
+    if ALONE and on_slurm() and not DRY_RUN:
         QUEUED = left_in_queue()
         if QUEUED:
             raise WorkflowError(
@@ -140,7 +139,7 @@ if workflow.is_main_process:
             lock.unlink(missing_ok=True)
     if config["missing_cells"] == "train":
         look_at_mirror()
-        look_at_records(look_only=DRY or not ALONE)
+        look_at_records(look_only=DRY_RUN or not ALONE)
 
 
 def escape_environments():

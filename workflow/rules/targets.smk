@@ -1,7 +1,8 @@
-# `snakemake figure3`, `table4`, ...: each target's table and figure by name.
+# `snakemake figure3`, `table4`, ...: each target's table and figures by name. What they are made of
+# is asked for too, so that a deleted record or what a failure left undone is made again.
 
 
-for target in FIGURES:
+for target in TARGETS:
 
     rule:
         name:

@@ -1,24 +1,9 @@
-"""Titles, and the sentences that say which data and scale a number really comes from."""
+"""The sentences that say which data and scale a number really comes from, and names for people."""
 
-from collections.abc import Iterable, Sequence
+import pandas as pd
 
-from arfl.reporting.collect import CellRow
+from arfl.reporting.frames import BROKEN, DIVERGED, DONE, x_text
 
-TITLES = {
-    "figure2": "Figure 2: parameter confidence against residual",
-    "figure3": "Figure 3: label flipping on MNIST (1 → 7)",
-    "figure4": "Figure 4: attack success rate per round, naive backdoor on CIFAR-10",
-    "figure5": "Figure 5: an image with the backdoor trigger",
-    "table1": "Table 1: label flipping on CIFAR-10 (cat → dog)",
-    "table2": "Table 2: label flipping on Amazon reviews (all labels)",
-    "table3": "Table 3: backdoors on MNIST and CIFAR-10",
-    "table4": "Table 4: multiplicative Gaussian noise on MNIST",
-    "loan": "Section 4.3: backdoors on LOAN",
-    "hyperparameters": "Appendix A.3: sensitivity to δ and λ; FoolsGold's batch-norm statistics",
-    "theory": "Equation 14: error of a one-parameter model against its bound",
-    "weights": "Weights given to the clients, round by round",
-    "timing": "Seconds per aggregator",
-}
 METRICS = {
     "accuracy": "Accuracy",
     "attack_success_rate": "Attack success rate, as the paper counts",
@@ -29,14 +14,18 @@ COLUMN_METRICS = {
     "attack_success_rate": "Attack success",
     "attack_success_rate_excl_target": "Same, target class left out",
 }
-X_LABELS = {
+_X_LABELS = {
     "n_attackers": "number of attackers",
     "noise_std": "standard deviation σ of the noise",
     "delta": "δ",
     "lam": "λ",
     "buffers": "treatment of the batch-norm statistics",
+    "lr_factor": "attackers' learning rate, as a multiple of the honest one",
+    "update": "what FoolsGold compares",
+    "scale": "scale of the submitted model",
 }
-PANELS = {
+_SHORT = {"n_attackers": "attackers", "noise_std": "σ", "delta": "δ", "lam": "λ"}
+_PANELS = {
     "backdoor_naive": "naive backdoor",
     "backdoor_replacement": "model replacement",
     "mnist": "MNIST",
@@ -45,25 +34,26 @@ PANELS = {
     "loan": "LOAN",
     "delta": "δ (λ at its default)",
     "lam": "λ (δ at its default)",
-    "buffers": "FoolsGold",
+    "buffers": "batch-norm statistics",
+    "lr_factor": "attackers' learning rate",
+    "update": "FoolsGold's updates",
 }
-
-
-def title(target: str) -> str:
-    """The target's title; its name for one that has none."""
-    return TITLES.get(target, target)
 
 
 def panel_title(panel: str) -> str:
     """A panel's name for people: ``mnist/backdoor_naive`` -> ``MNIST, naive backdoor``."""
-    return ", ".join(PANELS.get(part, part) for part in panel.split("/"))
+    return ", ".join(_PANELS.get(p, p.replace("_", " ")) for p in panel.split("/")) if panel else ""
 
 
-def x_text(x: float | str | None) -> str:
-    """A swept value as short text."""
-    if isinstance(x, str):
-        return x
-    return "" if x is None else f"{x:g}"
+def x_label(x_name: str) -> str:
+    """What is swept, for people."""
+    return _X_LABELS.get(x_name, x_name.replace("_", " "))
+
+
+def scenario(panel: str, x_name: str, x: object) -> str:
+    """A panel and a swept value, ``MNIST, attackers = 2``."""
+    swept = f"{_SHORT.get(x_name, x_name)} = {x_text(x)}" if x_text(x) else ""
+    return ", ".join(filter(None, [panel_title(panel), swept]))
 
 
 def counted(n: int, noun: str) -> str:
@@ -71,83 +61,119 @@ def counted(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def faithful(cells: Iterable[CellRow]) -> bool:
-    """Whether all cells ran at the paper's scale on complete real data (missing ones aside)."""
-    return all(c.scale == "paper" and (not c.done or c.data_kind == "complete") for c in cells)
+def listed(items: list[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join(filter(None, [", ".join(items[:-1]), items[-1] if items else ""]))
 
 
-def data_sentence(cells: Sequence[CellRow]) -> str:
+def trained(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells that have a valid record, diverged ones among them."""
+    return cells[cells.state.isin([DONE, DIVERGED])]
+
+
+def data_sentence(cells: pd.DataFrame) -> str:
     """What was really used: scale, protocol, data with their kind, seeds, and what is missing."""
-    if not cells:
+    if cells.empty:
         return "Nothing is planned here."
-    parts = [f"Scale {cells[0].scale}", f"protocol {cells[0].protocol}"]
+    parts = [f"Scale {cells.scale.iloc[0]}", f"protocol {cells.protocol.iloc[0]}"]
     parts.append(_data_phrase(cells) or "no record yet, so no data was used")
-    parts.append(f"{counted(len({c.seed for c in cells}), 'seed')} planned")
-    done = sum(c.done for c in cells)
+    parts.append(f"{counted(cells.seed.nunique(), 'seed')} planned")
+    done = (cells.state == DONE).sum()
     if done < len(cells):
-        broken = sum(c.state == "broken" for c in cells)
-        diverged = sum(c.state == "diverged" for c in cells)
-        counts = [f"{done} of {len(cells)} cells done"]
-        counts += [f"{broken} broken"] if broken else []
-        counts += [f"{diverged} diverged"] if diverged else []
-        parts.append(", ".join(counts))
+        others = [
+            f", {n} {state}" for state in (BROKEN, DIVERGED) if (n := (cells.state == state).sum())
+        ]
+        parts.append(f"{done} of {len(cells)} cells done{''.join(others)}")
     return "; ".join(parts) + "."
 
 
-def warning(cells: Sequence[CellRow]) -> str:
-    """Why these numbers are not the paper's experiment; empty when they are."""
-    if faithful(cells):
-        return ""
-    reasons = []
-    if cells[0].scale != "paper":
-        reasons.append(f"scale {cells[0].scale}")
-    kinds = sorted({c.data_kind for c in cells if c.done} - {"complete"})
+def warning(cells: pd.DataFrame) -> str:
+    """Why these numbers are not the paper's experiment, by their labels; empty where they may be.
+
+    Whether they are, setting by setting, is the business of `arfl.reporting.evidence`.
+    """
+    reasons = [f"scale {scale}" for scale in cells.scale.unique() if scale != "paper"]
+    reasons += [f"protocol {p}" for p in cells.protocol.unique() if p != "paper"]
+    kinds = sorted(set(trained(cells).data_kind) - {"complete"})
     reasons += [f"{kind} data" for kind in kinds]
+    if not reasons:
+        return ""
     return (
         f"Not the paper's experiment ({', '.join(reasons)}): "
         "the shape may be compared, the numbers not."
     )
 
 
-def diverged(cells: Sequence[CellRow]) -> str:
-    """A sentence that names the cells whose training diverged, and why; else empty."""
-    places = [f"{c.cell_id} {c.diverged}" for c in cells if c.state == "diverged"]
-    return f"Diverged and in no mean: {'; '.join(places)}." if places else ""
+def comparable(cells: pd.DataFrame) -> bool:
+    """Whether a difference from the paper's number says anything: real data at its scale."""
+    return (cells.scale == "paper").all() and (trained(cells).data_kind == "complete").all()
 
 
-def mixed_versions(cells: Sequence[CellRow]) -> str:
-    """A sentence when the records come from different numeric code or devices; else empty."""
-    # Network, attack, rule and device decide which code counts: only like cells can disagree.
-    fingerprints: dict[tuple[str, str, str, str], set[str]] = {}
-    for c in cells:
-        if c.done:
-            alike = (c.settings["task"]["model"], c.attack, c.aggregator, c.device)
-            fingerprints.setdefault(alike, set()).add(c.fingerprint)
-    versions = max(map(len, fingerprints.values()), default=0)
-    devices = sorted({c.device_name or c.device for c in cells if c.done})
+def mixed_versions(cells: pd.DataFrame) -> str:
+    """What differs between records that should agree: code, devices, libraries; else empty."""
+    done = trained(cells)
+    versions = n_versions(done)
     sentences = []
     if versions > 1:
         sentences.append(f"Records of {versions} versions of the numeric code are mixed.")
+    devices = sorted(set(done.device_name.where(done.device_name != "", done.device)))
     if len(devices) > 1:
         sentences.append(f"Records come from several devices: {', '.join(devices)}.")
+    if libraries(done).nunique() > 1:
+        sentences.append("Records were made with several versions of Python or its libraries.")
     return " ".join(sentences)
 
 
-def caption(cells: Sequence[CellRow]) -> str:
+def n_versions(cells: pd.DataFrame) -> int:
+    """How many versions of the numeric code like cells were trained with, at most; 0 for none."""
+    # Network, attack, rule and device decide which code counts: only like cells can disagree.
+    models = cells.settings.map(lambda settings: settings["task"].get("model"))
+    versions = cells.groupby([models, "attack", "aggregator", "device"]).fingerprint.nunique()
+    return int(versions.max()) if len(versions) else 0
+
+
+def diverged(cells: pd.DataFrame) -> str:
+    """A sentence that names the cells whose training diverged, and why; else empty."""
+    ended = cells[cells.state == DIVERGED].drop_duplicates("cell_id")
+    places = [f"{c.cell_id} {c.diverged}" for c in ended.itertuples()]
+    return f"Diverged and in no mean: {'; '.join(places)}." if places else ""
+
+
+def libraries(cells: pd.DataFrame) -> pd.Series:
+    """Python and the libraries of each cell, as text."""
+    return pd.Series(
+        [
+            ", ".join(f"{k} {v}" for k, v in {"Python": python, **(known or {})}.items() if v)
+            for python, known in zip(cells.python, cells.libraries, strict=True)
+        ],
+        index=cells.index,
+        dtype=object,
+    )
+
+
+def shared(cells: pd.DataFrame) -> str:
+    """Which panels show the very same cells under the names of several datasets; else empty."""
+    datasets = cells.groupby("cell_id").dataset.agg(lambda names: tuple(dict.fromkeys(names)))
+    groups = sorted(set(datasets[datasets.map(len) > 1]))
+    return " ".join(
+        f"The same cells are shown for {listed([panel_title(name) for name in group])}."
+        for group in groups
+    )
+
+
+def caption(cells: pd.DataFrame) -> str:
     """All of the above in one paragraph."""
-    return " ".join(filter(None, [data_sentence(cells), warning(cells), mixed_versions(cells)]))
+    parts = [data_sentence(cells), warning(cells), shared(cells), mixed_versions(cells)]
+    parts.append(diverged(cells))
+    return " ".join(filter(None, parts))
 
 
-def _data_phrase(cells: Sequence[CellRow]) -> str:
+def _data_phrase(cells: pd.DataFrame) -> str:
     """``digits (stand-in for mnist and cifar10: note)``, one phrase per dataset really used."""
-    stands_for: dict[tuple[str, str, str], list[str]] = {}
-    for cell in cells:
-        if cell.done:
-            names = stands_for.setdefault((cell.data_name, cell.data_kind, cell.data_note), [])
-            if cell.dataset not in names:
-                names.append(cell.dataset)
     phrases = []
-    for (name, kind, note), names in stands_for.items():
+    keys = ["data_name", "data_kind", "data_note"]
+    for (name, kind, note), group in trained(cells).groupby(keys, sort=False):
+        names = list(dict.fromkeys(group.dataset))
         role = kind if names == [name] else f"{kind} for {' and '.join(names)}"
         phrases.append(f"{name} ({role}{': ' + note if note else ''})")
     return "data " + ", ".join(phrases) if phrases else ""

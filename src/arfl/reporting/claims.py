@@ -1,44 +1,53 @@
 """The claims ledger: each testable statement of the paper, evaluated on the records.
 
-Statements are data (``claims.yaml`` beside the paper's numbers; its head explains the fields). A
-test turns a statement into *margins*, one per thing compared (an aggregator, an x, a panel), each a
-number per seed that is positive where the statement holds. Rules are compared within a seed, since
-all rules of a seed share data, attackers and initial model, so that the spread of a margin is the
-spread of the difference.
-
-**Holds** when for every margin the 95 % t interval of its mean lies above 0: each part of the
-statement must hold by itself, so no correction for their number is needed. **Does not hold** when
-for some margin the interval lies below 0, its level raised after Bonferroni to 1 - 0.05 / (number
-of margins), since the worst of many margins is picked. **Unclear** otherwise.
-
-That is what the records at hand say. It becomes a verdict (reproduced, not reproduced) only at the
-paper's scale, on complete real data, with at least three seeds and every cell done; otherwise the
-verdict is *undecided* and the reasons are listed. The same tests run on the paper's own printed
-numbers, as points without spread: not every statement agrees with its own table.
+Statements are data (``claims.yaml`` beside the paper's numbers; its head explains the fields).
+`margins` says how each is tested and when it holds; `evidence` whether the records are the paper's
+experiment. What the records at hand say becomes a verdict (reproduced, not reproduced) only where
+nothing stands in the way; otherwise it is *undecided*, and every obstacle is named. A verdict under
+another reading of the text, such as protocol released, carries that reading's name. The same tests
+run on the paper's own printed numbers, within the error that they were printed or read with: not
+every statement agrees with its own table.
 """
 
-import math
+import difflib
+import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 
+import jsonschema
 import numpy as np
+import pandas as pd
 import yaml
 
 from arfl.errors import UserError
-from arfl.files import write_text
-from arfl.reporting import captions, paper
-from arfl.reporting.collect import CellRow, Collected, RoundRow, write_csv
-from arfl.reporting.compare import student_t
+from arfl.files import write_json, write_text
+from arfl.reporting import evidence, frames, margins, paper
+from arfl.reporting.evidence import Experiment
+from arfl.reporting.frames import Collected
+from arfl.reporting.margins import (
+    FAILS,
+    HOLDS,
+    NO_RECORDS,
+    UNCLEAR,
+    Margin,
+    NotEnoughError,
+    Values,
+    amount,
+)  # fmt: skip
 from arfl.reporting.paper import PaperNumbers
 
-MINIMUM_SEEDS = 3
 REPRODUCED, NOT_REPRODUCED, UNDECIDED = "reproduced", "not reproduced", "undecided"
-HOLDS, FAILS, UNCLEAR, NO_RECORDS = "holds", "does not hold", "unclear", "no records"
+VERDICTS = (REPRODUCED, NOT_REPRODUCED, UNDECIDED)
 NOT_PRINTED = "not printed"
-
-# One metric of one target: (panel, aggregator, x) -> {seed: value}.
-Values = Mapping[tuple[str, str, float | str | None], Mapping[int, float]]
+# The vocabulary of others; "toy" is what scale or data alone keep from a verdict.
+VERIFIED, FALSIFIED, TOY, INCONCLUSIVE = "verified", "falsified", "toy", "inconclusive"
+# A client with less than this share of an equal weight is left out of the model.
+LEFT_OUT = 0.1
+DRAWS = 1000
+THEORY_COLUMNS = ("n_clients", "n_samples", "error", "error_standard_error", "rate")
 
 
 @dataclass(frozen=True)
@@ -50,33 +59,46 @@ class Claim:
     quote: str
     target: str
     test: str
-    aggregators: list[str]
+    aggregators: list[str] = field(default_factory=list)
     reading: str = ""
     against: list[str] | str = field(default_factory=list)
     metric: str = "accuracy"
     panels: list[str] = field(default_factory=lambda: [""])
     against_panel: str | None = None
-    x: str | float = "all"
-    against_x: str | float | str | None = None
+    x: str | float | list[float] = "all"
+    against_x: str | float | None = None
     over_x: str = "each"
     over_rounds: str = "last"
+    burn_in: Mapping | None = None
     reference: str | float = "first"
-    level: float = 0.0
-    by: float = 0.0
+    level: float | list[float] = 0.0
+    by: float | list[float] = 0.0
     tolerance: float = 0.0
+    printed: Mapping | None = None
 
+    @property
+    def strict(self) -> bool:
+        """Whether equality refutes it: 'more than' is strict, a stated bound is not."""
+        return self.test in ("exceeds", "undercuts") and self.by == 0
 
-@dataclass(frozen=True)
-class Margin:
-    """How far one part of a statement is fulfilled: positive where it holds, one value a seed."""
-
-    label: str
-    by_seed: dict[int, float]
+    @property
+    def unit(self) -> str:
+        """How its measured values are told."""
+        compares = self.test in ("exceeds", "undercuts", "steady", "no_drop", "drops")
+        if self.metric == "error_over_rate":
+            return "number"
+        return "points" if compares else "share"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One row of the ledger."""
+    """One row of the ledger.
+
+    ``verdict`` is under ``under``, a reading of the text, empty for the paper's own; ``at_hand``
+    what the records say; ``measured`` and ``claimed`` the two sides of the margin that decides, and
+    ``numbers`` the margin with its interval; ``power`` how many seeds would settle it; ``others``
+    the verdict in the words of others.
+    """
 
     id: str
     where: str
@@ -84,104 +106,392 @@ class Finding:
     reading: str
     target: str
     verdict: str
+    under: str
+    others: str
     reason: str
     at_hand: str
+    measured: str
+    claimed: str
     numbers: str
+    power: str
     papers_own: str
     papers_numbers: str
 
 
-class _NotEnoughError(Exception):
-    """The values that a statement is about are not there."""
-
-
 def evaluate(
-    collected_dirs: Iterable[str | Path], paper_dir: str | Path, out_prefix: str | Path
+    manifests: Iterable[str | Path],
+    paper_dir: str | Path,
+    out_prefix: str | Path,
+    theory: str | Path | None = None,
 ) -> None:
-    """Write the ledger as ``<out_prefix>.csv`` and ``.md``.
+    """Write the ledger as ``<out_prefix>.csv``, ``.md`` and ``.json``.
 
     Args:
-        collected_dirs: folders of collected CSV, each named like its target; a claim about a
-            target that is not here is undecided.
-        paper_dir: folder with the paper's numbers and ``claims.yaml``.
+        manifests: the ``collected.json`` of each target; a claim about a target that is not among
+            them is undecided.
+        paper_dir: folder with the paper's numbers, its experiment and ``claims.yaml``.
         out_prefix: where to write.
+        theory: the simulation of Equation 14, see `arfl.studies.theory`.
     """
-    collected = {Path(folder).name: Collected(folder) for folder in collected_dirs}
-    findings = ledger(collected, paper_dir)
-    write_csv(f"{out_prefix}.csv", [f.name for f in fields(Finding)], map(vars, findings))
-    write_text(f"{out_prefix}.md", markdown(findings))
+    collected = {c.target: c for c in map(Collected, manifests)}
+    findings = ledger(collected, paper_dir, theory)
+    table = pd.DataFrame(map(vars, findings), columns=[f.name for f in fields(Finding)])
+    frames.write_csv(f"{out_prefix}.csv", table)
+    write_text(f"{out_prefix}.md", markdown(findings, broken(collected.values())))
+    write_json(f"{out_prefix}.json", export(findings, collected))
 
 
-def ledger(collected: Mapping[str, Collected], paper_dir: str | Path) -> list[Finding]:
-    """Evaluate every claim on what has been collected."""
+def ledger(
+    collected: Mapping[str, Collected], paper_dir: str | Path, theory: str | Path | None = None
+) -> list[Finding]:
+    """Evaluate every claim on what has been collected; see `evaluate`."""
+    experiment = evidence.load(paper_dir)
+    claims = read(Path(paper_dir) / "claims.yaml", experiment)
+    printed = {c.target: paper.load(paper_dir, c.target) for c in claims}
     findings = []
-    for claim in read(Path(paper_dir) / "claims.yaml"):
-        of_target = collected.get(claim.target)
-        cells = of_target.cells if of_target else []
-        rounds = of_target.rounds if of_target and claim.over_rounds != "last" else []
-        findings.append(find(claim, cells, rounds, paper.load(paper_dir, claim.target)))
+    for claim in claims:
+        numbers = printed[claim.target]
+        found = find(claim, collected.get(claim.target), numbers, experiment, len(claims))
+        if claim.test == "bounded" and theory is not None:
+            found = replace(found, **_bounded(frames.read_csv(theory, THEORY_COLUMNS)))
+        findings.append(found)
     return findings
 
 
-def read(path: str | Path) -> list[Claim]:
-    """Read the claims; an unknown field or test is a `UserError`."""
+def export(findings: Sequence[Finding], collected: Mapping[str, Collected]) -> dict:
+    """The ledger of one run for other programs."""
+    cells = pd.concat([c.cells for c in collected.values()]) if collected else pd.DataFrame()
+    run = {
+        key: cells[key].iloc[0] if len(cells) else "" for key in ("run", "scale", "protocol")
+    }  # fmt: skip
+    done = 0 if cells.empty else int((cells.drop_duplicates("cell_id").state == "done").sum())
+    n_cells = 0 if cells.empty else int(cells.cell_id.nunique())
+    limits = {n: margins.detectable(n, len(findings)) for n in (3, 5, 10)}
+    return {
+        "format": 1,
+        **run,
+        "cells": n_cells,
+        "cells_done": done,
+        "family": len(findings),
+        "family_level": margins.FAMILY_LEVEL,
+        "detectable": {str(n): round(float(limit), 2) for n, limit in limits.items()},
+        "claims": [asdict(finding) for finding in findings],
+    }
+
+
+@cache
+def _validator() -> jsonschema.Draft202012Validator:
+    schema = Path(__file__).with_name("claims.schema.json")
+    return jsonschema.Draft202012Validator(json.loads(schema.read_text(encoding="utf-8")))
+
+
+def read(path: str | Path, experiment: Experiment) -> list[Claim]:
+    """Read the claims.
+
+    Raises:
+        UserError: for the first field, test, metric, rule, target, panel or x that is not known.
+    """
     try:
         entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; it holds the paper's statements") from None
+    except yaml.YAMLError as problem:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(problem).split())}") from None
+    if not isinstance(entries, list):
+        raise UserError(f"{path} is not a list of statements")
     claims = []
     for entry in entries:
-        try:
-            claim = Claim(**entry)
-        except TypeError as problem:
-            raise UserError(f"{path}, {entry.get('id', entry)}: {problem}") from None
-        if claim.test not in _TESTS:
-            known = ", ".join(_TESTS)
-            raise UserError(f"{path}, {claim.id}: unknown test {claim.test!r}; known are {known}")
+        where = f"{path}, {entry.get('id', entry) if isinstance(entry, dict) else entry}"
+        error = jsonschema.exceptions.best_match(_validator().iter_errors(entry))
+        if error is not None:
+            raise UserError(f"{where}: {_explain(error)}")
+        claim = Claim(**entry)
+        problem = _unknown(claim, experiment)
+        if problem:
+            raise UserError(f"{where}: {problem}")
+        if any(claim.id == other.id for other in claims):
+            raise UserError(f"{where}: a second statement of this id")
         claims.append(claim)
     return claims
 
 
-def find(
-    claim: Claim, cells: Sequence[CellRow], rounds: Sequence[RoundRow], numbers: PaperNumbers
-) -> Finding:
-    """Evaluate one claim on its target's cells and rounds, and on the paper's own numbers.
+def _explain(error: jsonschema.ValidationError) -> str:
+    if error.validator == "additionalProperties":
+        known = list(error.schema["properties"])
+        key = next(key for key in error.instance if key not in known)
+        return f"unknown field {key!r}{_hint(key, known)}"
+    name = ".".join(map(str, error.absolute_path))
+    if error.validator == "enum":
+        known = error.schema["enum"]
+        return f"unknown {name} {error.instance!r}{_hint(str(error.instance), known)}"
+    return f"{name}: {error.message}" if name else error.message
 
-    ``rounds`` are looked at only by claims about more than the last round.
+
+def _hint(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+
+
+def _unknown(claim: Claim, experiment: Experiment) -> str:
+    """What the paper's experiment does not have; empty if it has all."""
+    targets = [*experiment.points["paper"], "theory"]
+    if claim.target not in targets:
+        return f"unknown target {claim.target!r}{_hint(claim.target, targets)}"
+    named = [*claim.aggregators, *([] if claim.against == "others" else claim.against)]
+    for rule in named:
+        if rule not in experiment.rules:
+            return f"unknown rule {rule!r}{_hint(rule, experiment.rules)}"
+    if (claim.target == "theory") != (claim.test == "bounded"):
+        return "test bounded is for the target theory, and no other"
+    if claim.target == "theory":
+        return ""
+    if not claim.aggregators:
+        return "it names no aggregators"
+    if claim.test in ("exceeds", "undercuts") and not claim.against:
+        return f"test {claim.test} needs against"
+    if isinstance(claim.level, list) != (claim.test == "between"):
+        return "level is a list of two bounds exactly where the test is between"
+    points = experiment.of("paper", claim.target)
+    for panel in [*claim.panels, *([] if claim.against_panel is None else [claim.against_panel])]:
+        in_panel = points[points.panel == panel]
+        if in_panel.empty:
+            return f"unknown panel {panel!r}{_hint(panel, points.panel.unique())}"
+        wanted = claim.x if isinstance(claim.x, list) else [claim.x]
+        for x in [*wanted, claim.reference, claim.against_x]:
+            if isinstance(x, int | float) and x not in list(in_panel.x):
+                return f"{claim.target} has no x of {x} in panel {panel!r}"
+    return ""
+
+
+def find(
+    claim: Claim,
+    collected: Collected | None,
+    numbers: PaperNumbers,
+    experiment: Experiment,
+    family: int,
+) -> Finding:
+    """Evaluate one claim on its target's records, and on the paper's own numbers.
+
+    Args:
+        claim: the statement.
+        collected: of its target; None if nothing has been.
+        numbers: the paper's for this target.
+        experiment: what the paper trained.
+        family: number of statements in the ledger.
     """
-    panels = {*claim.panels, claim.against_panel}
-    cells = [c for c in cells if c.panel in panels]
-    if claim.against != "others":
-        named = {*claim.aggregators, *claim.against}
-        cells = [c for c in cells if c.aggregator in named]
-    at_hand, text = _at_hand(claim, _our_values(claim, cells, rounds))
-    reasons = _obstacles(cells)
-    if at_hand == NO_RECORDS:
-        reasons.append("no usable records")
-    elif at_hand == UNCLEAR:
-        reasons.append("the seeds do not settle it")
-    verdict = UNDECIDED
-    if not reasons:
-        verdict = REPRODUCED if at_hand == HOLDS else NOT_REPRODUCED
     own, own_text = _papers_own(claim, numbers)
+    found = {
+        "verdict": UNDECIDED, "under": "", "others": INCONCLUSIVE, "reason": "no usable records",
+        "at_hand": NO_RECORDS, "measured": "", "claimed": _claimed(claim, numbers), "numbers": "",
+        "power": "",
+    }  # fmt: skip
+    if collected is not None:
+        found |= _on_records(claim, collected, experiment, family)
     return Finding(
         id=claim.id,
         where=claim.where,
         quote=claim.quote,
         reading=claim.reading,
         target=claim.target,
-        verdict=verdict,
-        reason="; ".join(reasons),
-        at_hand=at_hand,
-        numbers=text,
         papers_own=own,
         papers_numbers=own_text,
+        **found,
     )
 
 
-def markdown(findings: Sequence[Finding]) -> str:
+def _on_records(
+    claim: Claim, collected: Collected, experiment: Experiment, family: int
+) -> dict[str, str]:
+    panels = {*claim.panels, *([] if claim.against_panel is None else [claim.against_panel])}
+    rules = set(experiment.rules)
+    if claim.against != "others":
+        rules &= {*claim.aggregators, *claim.against}
+    standing = evidence.weigh(collected.cells, experiment, panels, rules)
+    obstacles = list(standing.obstacles)
+    found = {"under": standing.reading, "others": TOY if standing.toy else INCONCLUSIVE}
+    try:
+        parts = margins.of(claim, Values.of_cells(_our_values(claim, standing.cells, collected)))
+    except NotEnoughError as problem:
+        reason = "; ".join([*obstacles, "not enough records"])
+        return found | {"reason": reason, "at_hand": NO_RECORDS, "numbers": str(problem)}
+    judged = margins.judge(parts, claim.strict, family)
+    if judged.state == UNCLEAR:
+        obstacles.append(judged.why)
+    verdict = UNDECIDED
+    if not obstacles:
+        verdict = REPRODUCED if judged.state == HOLDS else NOT_REPRODUCED
+        found["others"] = VERIFIED if judged.state == HOLDS else FALSIFIED
+    margin = judged.margin
+    worst = f"worst of {judged.n_margins}, {margin.label}" if judged.n_margins > 1 else margin.label
+    return found | {
+        "verdict": verdict,
+        "reason": "; ".join(obstacles),
+        "at_hand": judged.state,
+        "measured": amount(float(margin.measured.mean()), claim.unit),
+        "claimed": margin.claimed,
+        "numbers": f"{worst}: margin {_interval(judged, claim)}",
+        "power": _power(judged, family),
+    }
+
+
+def _bounded(simulated: pd.DataFrame) -> dict[str, str]:
+    """Whether Equation 14 with constant 1 bounds every simulated error.
+
+    The study needs no training and no data, so nothing stands in the way of a verdict. An error is
+    above the bound where it is so by more than four standard errors: one in thirty thousand by
+    chance, and there are some hundred.
+    """
+    ratio = simulated.error / simulated.rate
+    holds = bool((ratio - 4 * simulated.error_standard_error / simulated.rate <= 1).all())
+    return {
+        "verdict": REPRODUCED if holds else NOT_REPRODUCED,
+        "others": VERIFIED if holds else FALSIFIED,
+        "reason": "",
+        "at_hand": HOLDS if holds else FAILS,
+        "measured": f"{ratio.max():.2g} times the right-hand side",
+        "claimed": "at most 1 time",
+        "numbers": f"worst of {len(simulated)} simulated combinations of K, S, α and δ, nothing "
+        f"trained; on median the bound is {1 / ratio.median():.0f} times the error",
+    }
+
+
+def _interval(judged: margins.Judgement, claim: Claim) -> str:
+    unit = "number" if claim.unit == "number" else "points"
+    text = amount(judged.margin.mean, unit)
+    if judged.half_width is None:
+        return f"{text} (one seed, no interval)"
+    half = judged.half_width if unit == "number" else 100 * judged.half_width
+    n = len(judged.margin.values)
+    return f"{text} ± {half:.2f} ({100 * judged.level:.2f} % one-sided, {n} seeds)"
+
+
+def _power(judged: margins.Judgement, family: int) -> str:
+    if judged.state != UNCLEAR:
+        return ""
+    needed = margins.seeds_needed(judged.margin, family)
+    have = len(judged.margin.values)
+    if have < 2:
+        return f"at least {evidence.MINIMUM_SEEDS} seeds are needed"
+    if needed is None:
+        return "more than 100 seeds would be needed at this mean and spread"
+    # Two modes and contradicting seeds are not a matter of the interval's width alone.
+    return f"about {max(needed, have + 1)} seeds would settle it at this mean and spread"
+
+
+def _our_values(claim: Claim, cells: pd.DataFrame, collected: Collected) -> pd.DataFrame:
+    """``panel``, ``aggregator``, ``x``, ``seed`` and ``value`` of every planned cell."""
+    values = cells[["cell_id", "panel", "aggregator", "x", "seed"]].copy()
+    if claim.metric == "test_share":
+        values["value"] = cells.n_test / (cells.n_train + cells.n_test)
+    elif claim.metric == "honest_left_out":
+        left_out = _honest_left_out(collected.weights, claim)
+        done = cells.state == frames.DONE
+        values["value"] = values.cell_id.map(left_out).where(values.cell_id.isin(left_out.index), 0)
+        values["value"] = values.value.where(done)
+    elif claim.over_rounds == "last":
+        values["value"] = cells[claim.metric]
+    else:
+        rounds = _after_burn_in(collected.rounds, claim)
+        done = set(cells[cells.state == frames.DONE].cell_id)
+        rounds = rounds[rounds.cell_id.isin(done)]
+        values["value"] = values.cell_id.map(
+            rounds.groupby("cell_id")[claim.metric].agg(claim.over_rounds)
+        )
+    if values.value.isna().all():
+        raise NotEnoughError(f"{claim.metric.replace('_', ' ')}: no values")
+    return values
+
+
+def _after_burn_in(rounds: pd.DataFrame, claim: Claim) -> pd.DataFrame:
+    share = claim.burn_in["share"] if claim.burn_in else 0
+    last = rounds.groupby("cell_id")["round"].transform("max")
+    return rounds[rounds["round"] > share * last]
+
+
+def _honest_left_out(weights: pd.DataFrame, claim: Claim) -> pd.Series:
+    """Share of the honest clients that get next to no weight, over the rounds, for each cell."""
+    weights = _after_burn_in(weights, claim)
+    equal = weights.groupby(["cell_id", "round"]).weight.transform("mean")
+    honest = weights[weights.attacker.map(lambda attacks: attacks is False)]
+    left_out = honest.weight < LEFT_OUT * equal[honest.index]
+    return left_out.groupby(honest.cell_id).mean()
+
+
+def _claimed(claim: Claim, numbers: PaperNumbers) -> str:
+    """The claimed side in words, found from the paper's own numbers where nothing is measured."""
+    if claim.test == "bounded":
+        return ""
+    try:
+        return min(_printed_margins(claim, numbers, draws=1), key=lambda m: m.mean).claimed
+    except NotEnoughError:
+        return ""
+
+
+def _papers_own(claim: Claim, numbers: PaperNumbers) -> tuple[str, str]:
+    """The same test on the printed numbers, drawn within their errors."""
+    if claim.test == "bounded":
+        return NOT_PRINTED, "the paper leaves the constant open"
+    if claim.over_rounds != "last":
+        return NOT_PRINTED, "the paper prints no values per round"
+    try:
+        exact = _printed_margins(claim, numbers, draws=1)
+        state, worst = margins.judge_printed(
+            _printed_margins(claim, numbers, draws=DRAWS), exact, claim.strict
+        )
+    except NotEnoughError as problem:
+        return NOT_PRINTED, str(problem)
+    text = f"{amount(float(worst.measured.mean()), claim.unit)}, claimed {worst.claimed}"
+    text += f" ({f'worst of {len(exact)}, ' if len(exact) > 1 else ''}{worst.label}"
+    text += f"; margin {amount(worst.mean, 'points')})"
+    if state == UNCLEAR:
+        text += "; within the error with which the numbers were printed or read"
+    return state, text
+
+
+def _printed_margins(claim: Claim, numbers: PaperNumbers, draws: int) -> list[Margin]:
+    """Margins of the printed numbers; of one draw, which has no error, or of many."""
+    if claim.printed is not None:
+        x = None if isinstance(claim.x, str) else claim.x
+        rows = pd.DataFrame(
+            [
+                {"panel": panel, "aggregator": rule, "x": x, **claim.printed}
+                for panel in claim.panels
+                for rule in claim.aggregators
+            ]
+        )
+    else:
+        rows = numbers.values[numbers.values.metric == claim.metric]
+    if rows.empty:
+        raise NotEnoughError(f"{claim.metric.replace('_', ' ')}: no values")
+    rng = np.random.default_rng(zlib.crc32(claim.id.encode()))
+    errors = rng.uniform(-1, 1, (len(rows), draws)) if draws > 1 else np.zeros((len(rows), 1))
+    values = rows.value.to_numpy(float)[:, None] + errors * rows.error.to_numpy(float)[:, None]
+    places = rows.assign(
+        x=pd.Series([None if pd.isna(x) else x for x in rows.x], rows.index, object)
+    )
+    return margins.of(claim, Values(places, values, range(draws)))
+
+
+def broken(collected: Iterable[Collected]) -> list[str]:
+    """One line for each broken record."""
+    cells = pd.concat([c.cells for c in collected] or [pd.DataFrame(columns=["state", "record"])])
+    rows = cells[cells.state == frames.BROKEN].drop_duplicates("record")
+    return [f"`{row.record}`: {row.reason}" for row in rows.itertuples()]
+
+
+def tally(findings: Sequence[Mapping]) -> dict[str, int]:
+    """How many of each verdict; those under another reading are counted by themselves."""
+    counts = dict.fromkeys(VERDICTS, 0)
+    for f in findings:
+        decided = f["verdict"] != UNDECIDED
+        name = f"{f['verdict']} under {f['under']}" if f["under"] and decided else f["verdict"]
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def markdown(findings: Sequence[Finding], broken_records: Sequence[str] = ()) -> str:
     """The ledger as Markdown."""
-    counts = {v: sum(f.verdict == v for f in findings) for v in _VERDICTS}
+    counts = tally([vars(f) for f in findings])
     lines = [
         "# Claims of the paper",
         "",
@@ -192,281 +502,20 @@ def markdown(findings: Sequence[Finding]) -> str:
     ]
     for f in findings:
         reading = f"<br>Tested: {f.reading}." if f.reading else ""
+        under = f" under {f.under}" if f.under and f.verdict != UNDECIDED else ""
         reason = f"<br>{f.reason}" if f.reason else ""
+        sides = f": {f.measured}, claimed {f.claimed}" if f.measured else ""
+        power = f"<br>{f.power}" if f.power else ""
         lines.append(
-            f"| “{f.quote}”<br>{f.where}{reading} | **{f.verdict}**{reason} "
-            f"| {f.at_hand}<br>{f.numbers} | {f.papers_own}<br>{f.papers_numbers} |"
+            f"| “{f.quote}”<br>{f.where}{reading} | **{f.verdict}**{under}{reason} "
+            f"| {f.at_hand}{sides}<br>{f.numbers}{power} | {f.papers_own}<br>{f.papers_numbers} |"
         )
+    if broken_records:
+        lines += ["", "## Broken records", "", *(f"- {line}" for line in broken_records)]
     return "\n".join(lines) + "\n"
 
 
-_VERDICTS = (REPRODUCED, NOT_REPRODUCED, UNDECIDED)
-
-
-def _obstacles(cells: Sequence[CellRow]) -> list[str]:
-    """Why no verdict may rest on these cells."""
-    if not cells:
-        return []
-    reasons = []
-    if cells[0].scale != "paper":
-        reasons.append(f"scale is {cells[0].scale}, not paper")
-    kinds = sorted({c.data_kind for c in cells if c.done} - {"complete"})
-    if kinds:
-        reasons.append(f"data: {', '.join(kinds)}")
-    seeds = len({c.seed for c in cells if c.done})
-    if seeds < MINIMUM_SEEDS:
-        reasons.append(f"{captions.counted(seeds, 'seed')}, {MINIMUM_SEEDS} are needed")
-    left = sum(c.state in ("missing", "broken") for c in cells)
-    if left:
-        reasons.append(f"{left} of {len(cells)} cells missing or broken")
-    diverged = sum(c.state == "diverged" for c in cells)
-    if diverged:
-        reasons.append(f"{diverged} of {len(cells)} cells diverged")
-    return reasons
-
-
-def _our_values(claim: Claim, cells: Sequence[CellRow], rounds: Sequence[RoundRow]) -> Values:
-    if claim.over_rounds == "last":
-        by_cell = {c.cell_id: getattr(c, claim.metric) for c in cells}
-    else:
-        reduce = {"max": max, "mean": lambda v: float(np.mean(v))}[claim.over_rounds]
-        series: dict[str, list[float]] = {}
-        for entry in rounds:
-            value = getattr(entry, claim.metric)
-            if value is not None:
-                series.setdefault(entry.cell_id, []).append(value)
-        by_cell = {cell_id: reduce(values) for cell_id, values in series.items()}
-    values: dict[tuple, dict[int, float]] = {}
-    for c in cells:
-        value = by_cell.get(c.cell_id)
-        if value is not None:
-            values.setdefault((c.panel, c.aggregator, c.x), {})[c.seed] = value
-    return values
-
-
-def _at_hand(claim: Claim, values: Values) -> tuple[str, str]:
-    try:
-        margins = _margins(claim, values)
-    except _NotEnoughError as problem:
-        return NO_RECORDS, str(problem)
-    by_state: dict[str, list[Margin]] = {FAILS: [], UNCLEAR: [], HOLDS: []}
-    for margin in margins:
-        by_state[_state(margin, len(margins), claim)].append(margin)
-    # The first that is not empty decides, and its worst margin is the one to show.
-    state, deciding = next((s, m) for s, m in by_state.items() if m)
-    return state, _margin_text(min(deciding, key=_mean), len(margins))
-
-
-def _papers_own(claim: Claim, numbers: PaperNumbers) -> tuple[str, str]:
-    """The same test on the printed numbers, as if they were one seed without spread."""
-    if claim.over_rounds != "last":
-        return NOT_PRINTED, "the paper prints no values per round"
-    values = {
-        (panel, aggregator, x): {0: printed.value}
-        for (panel, aggregator, metric, x), printed in numbers.values.items()
-        if metric == claim.metric
-    }
-    try:
-        margins = _margins(claim, values)
-    except _NotEnoughError as problem:
-        return NOT_PRINTED, str(problem)
-    worst = min(margins, key=_mean)
-    holds = all(_positive(_mean(m), claim) for m in margins)
-    return (HOLDS if holds else FAILS), f"{_of(worst, len(margins))}: margin {_pp(_mean(worst))}"
-
-
-def _state(margin: Margin, n_margins: int, claim: Claim) -> str:
-    if len(margin.by_seed) < 2:
-        return UNCLEAR
-    mean = _mean(margin)
-    if _positive(mean - _half_width(margin, 0.05), claim):
-        return HOLDS
-    # Zero spread and zero margin (two rules always equal) refute a strict statement.
-    upper = mean + _half_width(margin, 0.05 / n_margins)
-    return UNCLEAR if _positive(upper, claim) else FAILS
-
-
-def _positive(margin: float, claim: Claim) -> bool:
-    """Whether a margin fulfils the statement; 'more than' is strict, a stated bound is not."""
-    # Printed decimals such as 0.1031 - 0.0981 must not miss a bound by their last bit.
-    if claim.test in ("exceeds", "undercuts") and claim.by == 0:
-        return margin > 1e-12
-    return margin >= -1e-12
-
-
-def _mean(margin: Margin) -> float:
-    return float(np.mean(list(margin.by_seed.values())))
-
-
-def _half_width(margin: Margin, alpha: float) -> float:
-    values = list(margin.by_seed.values())
-    n = len(values)
-    return student_t(1 - alpha / 2, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
-
-
-def _margin_text(margin: Margin, n_margins: int) -> str:
-    n = len(margin.by_seed)
-    text = f"{_of(margin, n_margins)}: margin {_pp(_mean(margin))}"
-    if n > 1:
-        half = f"{100 * _half_width(margin, 0.05):.2f}"
-        return f"{text} ± {half} (95 % interval, {n} seeds)"
-    return f"{text} (one seed, no interval)"
-
-
-def _of(margin: Margin, n_margins: int) -> str:
-    return f"worst of {n_margins}, {margin.label}" if n_margins > 1 else margin.label
-
-
-def _pp(value: float) -> str:
-    return f"{100 * value:+.2f}".replace("-", "−") + " points"
-
-
-def _margins(claim: Claim, values: Values) -> list[Margin]:
-    if not values:
-        raise _NotEnoughError(f"{claim.metric.replace('_', ' ')}: no values")
-    return _TESTS[claim.test](claim, values)
-
-
-def _against_level(claim: Claim, values: Values) -> list[Margin]:
-    sign = 1 if claim.test == "above" else -1
-    return [
-        Margin(label, {s: sign * (v - claim.level) for s, v in by_seed.items()})
-        for label, by_seed in _quantities(claim, values, claim.aggregators)
-    ]
-
-
-def _against_rules(claim: Claim, values: Values) -> list[Margin]:
-    sign = 1 if claim.test == "exceeds" else -1
-    margins = []
-    for panel in claim.panels:
-        for rule in claim.aggregators:
-            for other in _resolve(claim, values):
-                other_panel = panel if claim.against_panel is None else claim.against_panel
-                other_x = claim.x if claim.against_x is None else claim.against_x
-                left = _summarised(values, panel, rule, claim.x, claim.over_x)
-                right = _summarised(values, other_panel, other, other_x, claim.over_x)
-                margins += _differences(claim, (panel, rule, left), (other, right), sign)
-    return margins
-
-
-def _differences(claim: Claim, one: tuple, another: tuple, sign: int) -> list[Margin]:
-    panel, rule, left = one
-    other, right = another
-    # A comparison between two x has one value on each side, whatever the x.
-    pairs = [(x, left[x], right[x]) for x in left if x in right]
-    if claim.against_x is not None:
-        pairs = [(None, next(iter(left.values())), next(iter(right.values())))]
-    if not pairs:
-        raise _NotEnoughError(f"{rule} and {other} have no x in common")
-    margins = []
-    for x, a, b in pairs:
-        by_seed = {s: sign * (a[s] - b[s]) - claim.by for s in a if s in b}
-        if not by_seed:
-            raise _NotEnoughError(f"{rule} and {other} have no seed in common")
-        margins.append(Margin(_label(panel, f"{rule} against {other}", x), by_seed))
-    return margins
-
-
-def _against_reference(claim: Claim, values: Values) -> list[Margin]:
-    """Steady, no drop, drops: each x against the reference x, within a seed."""
-    margins = []
-    for panel in claim.panels:
-        for rule in claim.aggregators:
-            curve = _curve(values, panel, rule)
-            reference = _select(curve, claim.reference)[0]
-            others = [x for x in curve if x != reference]
-            if claim.test == "drops":
-                others = others[-1:]
-            if not others:
-                raise _NotEnoughError(f"{rule}: nothing to compare with the value at {reference}")
-            for x in others:
-                base, there = curve[reference], curve[x]
-                changes = {s: there[s] - base[s] for s in base if s in there}
-                if not changes:
-                    raise _NotEnoughError(f"{rule}: no seed has both {reference} and {x}")
-                margin = {s: _change_margin(claim, change) for s, change in changes.items()}
-                margins.append(Margin(_label(panel, rule, x), margin))
-    return margins
-
-
-def _change_margin(claim: Claim, change: float) -> float:
-    if claim.test == "drops":
-        return -change - claim.by
-    if claim.test == "no_drop":
-        return claim.tolerance + change
-    return claim.tolerance - abs(change)
-
-
-_TESTS = {
-    "above": _against_level,
-    "below": _against_level,
-    "exceeds": _against_rules,
-    "undercuts": _against_rules,
-    "steady": _against_reference,
-    "no_drop": _against_reference,
-    "drops": _against_reference,
-}
-
-
-def _quantities(
-    claim: Claim, values: Values, rules: Iterable[str]
-) -> list[tuple[str, dict[int, float]]]:
-    return [
-        (_label(panel, rule, x), by_seed)
-        for panel in claim.panels
-        for rule in rules
-        for x, by_seed in _summarised(values, panel, rule, claim.x, claim.over_x).items()
-    ]
-
-
-def _resolve(claim: Claim, values: Values) -> list[str]:
-    if claim.against != "others":
-        return list(claim.against)
-    rules = dict.fromkeys(rule for _, rule, _ in values)
-    return [rule for rule in rules if rule not in claim.aggregators]
-
-
-def _curve(values: Values, panel: str, rule: str) -> dict[float | str | None, Mapping[int, float]]:
-    curve = {x: v for (p, r, x), v in values.items() if (p, r) == (panel, rule)}
-    if not curve:
-        name = captions.panel_title(panel)
-        raise _NotEnoughError(f"no values of {rule}" + (f" in {name}" if name else ""))
-    return dict(sorted(curve.items(), key=lambda item: (isinstance(item[0], str), item[0] or 0)))
-
-
-def _select(curve: Mapping[float | str | None, object], x: str | float) -> list[float | str | None]:
-    everything = list(curve)
-    named = {
-        "all": everything,
-        "positive": [v for v in everything if v],
-        "first": everything[:1],
-        "last": everything[-1:],
-    }
-    chosen = named[x] if isinstance(x, str) else [v for v in everything if v == x]
-    if not chosen:
-        raise _NotEnoughError(f"no value at {x}")
-    return chosen
-
-
-def _summarised(
-    values: Values, panel: str, rule: str, x: str | float, over_x: str
-) -> dict[float | str | None, Mapping[int, float]]:
-    """Values by x and seed; a summary over x has the one key None and only whole seeds."""
-    curve = _curve(values, panel, rule)
-    chosen = {v: curve[v] for v in _select(curve, x)}
-    if over_x == "each":
-        return chosen
-    summary = {"average": np.mean, "spread": np.std, "range": np.ptp}[over_x]
-    seeds = set.intersection(*(set(by_seed) for by_seed in chosen.values()))
-    if not seeds:
-        raise _NotEnoughError(f"{rule}: no seed has every x")
-    return {None: {s: float(summary([v[s] for v in chosen.values()])) for s in sorted(seeds)}}
-
-
-def _label(panel: str, subject: str, x: float | str | None) -> str:
-    parts = [subject.replace("_", " ")]
-    if panel:
-        parts.append(captions.panel_title(panel))
-    if x is not None:
-        parts.append(f"at {captions.x_text(x)}")
-    return ", ".join(parts)
+def statement(finding: Mapping) -> str:
+    """A finding in one sentence, with the measured value beside the claimed one."""
+    sides = f"measured {finding['measured']}, claimed {finding['claimed']}"
+    return f"“{finding['quote']}” ({finding['where']}): {sides}"

@@ -7,59 +7,31 @@ variance s^2 (1/n + 1/m), with s the standard deviation of our n seeds. A differ
     |measured - paper| > t(0.975, n - 1) * s * sqrt(1/n + 1/m) + e,
 
 the 95 % prediction interval for the mean of m further runs, widened by e, half a unit of the last
-printed digit (0.005 for points read off Figure 3). With fewer than two seeds nothing is marked.
-For three seeds the factor is 4.30 * 0.816 = 3.5 standard deviations. One comparison in twenty is
-expected to be marked by chance alone.
+printed digit (0.005 for points read off Figure 3). With fewer than two seeds nothing is marked, and
+neither is anything on data or at a scale that is not the paper's. For three seeds the factor is
+4.30 * 0.816 = 3.5 standard deviations. One comparison in twenty is expected to be marked by chance
+alone.
 """
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-
 import numpy as np
+import pandas as pd
 
-from arfl.reporting.captions import x_text
-from arfl.reporting.collect import RATES, CellRow
-from arfl.reporting.paper import PaperNumbers, PaperValue
+from arfl.reporting import captions
+from arfl.reporting.frames import BROKEN, DIVERGED, MISSING, PHASES, RATES, x_text
+from arfl.reporting.paper import PaperNumbers
 
 PAPER_RUNS = 3  # "the average of running the same experiments 3 times", section 4
 AVERAGE = "average"
-# The targets whose table in the paper has a column "Average"; figure 3 is spoken of that way.
-AVERAGED = ("figure3", "table1", "table2", "table4")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One entry of a table: the paper's number, the measured one and their difference.
-
-    Rates are fractions. ``column`` is the swept value as text, ``average`` for the mean over the
-    sweep, empty if nothing is swept; ``paper_column`` is the paper's value that it stands beside.
-    ``std`` is the sample standard deviation over the ``n_done`` seeds, None for fewer than two; of
-    the others, ``n_diverged`` diverged;
-    ``allowance`` the right-hand side of the rule above.
-    """
-
-    target: str
-    panel: str
-    metric: str
-    aggregator: str
-    label: str
-    x_name: str
-    column: str
-    paper_column: str
-    paper: float | None
-    measured: float | None
-    std: float | None
-    n_done: int
-    n_planned: int
-    n_diverged: int
-    difference: float | None
-    allowance: float | None
-    beyond: bool | None
-    source: str
-
-
-COLUMNS = [f.name for f in fields(Comparison)]
+# Rates are fractions. ``column`` is the swept value as text, "average" for the mean over the sweep,
+# empty if nothing is swept; ``paper_column`` the paper's value that it stands beside. ``std`` is
+# the sample standard deviation over the ``n_done`` seeds, ``late`` the mean over the last
+# ``late_rounds`` rounds, ``allowance`` the right-hand side of the rule above.
+COLUMNS = (
+    "target", "panel", "metric", "aggregator", "label", "x_name", "column", "paper_column",
+    "paper", "measured", "std", "late", "late_rounds", "n_done", "n_diverged", "n_planned",
+    "difference", "allowance", "beyond", "source",
+)  # fmt: skip
+_ENTRY = ["panel", "metric", "aggregator", "column"]
 
 
 def student_t(probability: float, degrees: int) -> float:
@@ -70,107 +42,140 @@ def student_t(probability: float, degrees: int) -> float:
     return float(stdtrit(degrees, probability))
 
 
-def mean_std(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Mean and sample standard deviation; None where there are too few values."""
-    mean = float(np.mean(values)) if len(values) else None
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return mean, std
-
-
-def compare(cells: Sequence[CellRow], paper: PaperNumbers) -> list[Comparison]:
+def compare(cells: pd.DataFrame, paper: PaperNumbers, averaged: bool = False) -> pd.DataFrame:
     """Compare a target's cells with the paper's numbers, in the order of the plan.
 
-    Gives one entry per (panel, metric, aggregator, x), and one for the average over the sweep
-    where the paper's table has one. A metric that no cell of a panel has is left out.
+    Args:
+        cells: of one target.
+        paper: the paper's numbers for it.
+        averaged: add entries for the average over the sweep.
+
+    Returns:
+        `COLUMNS`, one row per (panel, metric, aggregator, x). A metric that no cell of a panel has
+        is left out.
     """
-    entries = []
     n_clients = paper.participants(cells)
-    for panel in unique(c.panel for c in cells):
-        in_panel = [c for c in cells if c.panel == panel]
-        for metric in RATES:
-            if metric != "accuracy" and all(getattr(c, metric) is None for c in in_panel):
-                continue
-            for aggregator in unique(c.aggregator for c in in_panel):
-                row = [c for c in in_panel if c.aggregator == aggregator]
-                entries += _compare_row(row, metric, paper, n_clients)
-    return entries
-
-
-def _compare_row(
-    cells: list[CellRow], metric: str, paper: PaperNumbers, n_clients: int | None
-) -> list[Comparison]:
-    entries, printed = [], []
-    for x in unique(c.x for c in cells):
-        at_x = [c for c in cells if c.x == x]
-        paper_x = paper.paper_x(at_x[0].x_name, x, n_clients)
-        value = paper.values.get((at_x[0].panel, at_x[0].aggregator, metric, paper_x))
-        printed.append(value)
-        values = [v for c in at_x if (v := getattr(c, metric)) is not None]
-        # A cell without attackers is done and has no attack success rate: none is missing.
-        planned = len(values) + sum(not c.done for c in at_x)
-        entries.append(_entry(at_x, metric, x_text(x), x_text(paper_x), values, planned, value))
-    if metric == "accuracy" and cells[0].target in AVERAGED and len(entries) > 1:
-        values = list(seed_means(cells, metric).values())
-        # The paper's average is taken over the same points, so that like is compared with like.
-        whole = [v for v in printed if v is not None]
-        value = None
-        if len(whole) == len(printed):
-            mean = float(np.mean([v.value for v in whole]))
-            value = PaperValue(mean, max(v.error for v in whole), whole[0].source)
-        planned = len({c.seed for c in cells})
-        entries.append(_entry(cells, metric, AVERAGE, AVERAGE, values, planned, value))
-    return entries
-
-
-def seed_means(cells: Iterable[CellRow], metric: str) -> dict[int, float]:
-    """Mean over the sweep for every seed whose cells are all there."""
-    by_seed: dict[int, list[float | None]] = {}
-    for cell in cells:
-        by_seed.setdefault(cell.seed, []).append(getattr(cell, metric))
-    return {s: float(np.mean(v)) for s, v in by_seed.items() if None not in v}
-
-
-def _entry(
-    cells: Sequence[CellRow],
-    metric: str,
-    column: str,
-    paper_column: str,
-    values: list[float],
-    n_planned: int,
-    printed: PaperValue | None,
-) -> Comparison:
-    cell, diverged = cells[0], {c.seed for c in cells if c.state == "diverged"}
-    mean, std = mean_std(values)
-    difference = allowance = beyond = None
-    if mean is not None and printed is not None:
-        difference = mean - printed.value
-        if std is not None:
-            n = len(values)
-            half = student_t(0.975, n - 1) * std * math.sqrt(1 / n + 1 / PAPER_RUNS)
-            allowance = half + printed.error
-            beyond = abs(difference) > allowance
-    return Comparison(
-        target=cell.target,
-        panel=cell.panel,
-        metric=metric,
-        aggregator=cell.aggregator,
-        label=cell.label,
-        x_name=cell.x_name,
-        column=column,
-        paper_column=paper_column if printed else "",
-        paper=printed.value if printed else None,
-        measured=mean,
-        std=std,
-        n_done=len(values),
-        n_planned=n_planned,
-        n_diverged=len(diverged),
+    cells = cells.assign(
+        column=cells.x.map(x_text),
+        paper_column=[
+            paper.column(name, x, n_clients)
+            for name, x in zip(cells.x_name, cells.x, strict=True)
+        ],
+    )  # fmt: skip
+    long = pd.concat(
+        [cells.assign(metric=r, value=cells[r], late=cells[f"{r}_late"]) for r in RATES]
+    )
+    held = long.groupby(["panel", "metric"]).value.transform("count") > 0
+    long = long[held | (long.metric == "accuracy")]
+    # A cell without attackers is done and has no attack success rate: none is missing.
+    long["planned"] = long.value.notna() | long.state.isin([MISSING, BROKEN, DIVERGED])
+    entries = _summary(long)
+    printed = paper.values.rename(columns={"column": "paper_column", "value": "paper"})
+    keys = ["panel", "metric", "aggregator", "paper_column"]
+    printed = printed[[*keys, "paper", "error", "source"]]
+    entries = entries.merge(printed, "left", on=keys)
+    if averaged:
+        entries = _with_averages(entries, long)
+    ours = entries.n_done.clip(lower=1)
+    factor = ours.map(lambda n: student_t(0.975, n - 1) * np.sqrt(1 / n + 1 / PAPER_RUNS))
+    difference = entries.measured - entries.paper
+    allowance = factor * entries["std"] + entries.error
+    known = difference.notna() & allowance.notna() & captions.comparable(cells)
+    entries = entries.assign(
         difference=difference,
         allowance=allowance,
-        beyond=beyond,
-        source=printed.source if printed else "",
+        beyond=(difference.abs() > allowance).astype(object).where(known, None),
+        paper_column=entries.paper_column.where(entries.paper.notna(), ""),
+        source=entries.source.fillna(""),
+    )
+    return _in_order(entries, long)[list(COLUMNS)]
+
+
+def _summary(long: pd.DataFrame) -> pd.DataFrame:
+    """Mean and spread over seeds for every entry; ``std`` is NaN for a single seed."""
+    groups = long.groupby(_ENTRY, sort=False)
+    first = groups[["target", "label", "x_name", "paper_column"]].first()
+    values = groups.value.agg(measured="mean", std="std", n_done="count")
+    rest = pd.DataFrame(
+        {
+            "late": groups.late.mean(),
+            "late_rounds": groups.late_rounds.max(),
+            "n_planned": groups.planned.sum(),
+            "n_diverged": groups.state.agg(lambda states: (states == DIVERGED).sum()),
+        }
+    )
+    return pd.concat([first, values, rest], axis=1).reset_index()
+
+
+def _with_averages(entries: pd.DataFrame, long: pd.DataFrame) -> pd.DataFrame:
+    """Averages over the sweep within a seed, then over the seeds whose sweep is whole."""
+    long = long[(long.metric == "accuracy") & (long.x_name != "")]
+    swept = long.groupby(["panel", "aggregator"]).column.transform("nunique") > 1
+    long = long[swept]
+    keys = ["target", "panel", "metric", "aggregator", "label", "x_name", "seed"]
+    groups = long.groupby(keys, sort=False)
+    means = groups[["value", "late"]].agg(lambda v: v.mean(skipna=False)).reset_index()
+    states = groups.state.agg(lambda s: DIVERGED if (s == DIVERGED).any() else "").values
+    means = means.assign(
+        column=AVERAGE, paper_column=AVERAGE, planned=True, state=states,
+        late_rounds=groups.late_rounds.max().values,
+    )  # fmt: skip
+    if means.empty:
+        return entries
+    # The paper's average is taken over the same points, so that like is compared with like.
+    printed = entries[entries.metric == "accuracy"].groupby(["panel", "aggregator"])
+    whole = pd.DataFrame(
+        {
+            "paper": printed.paper.agg(lambda v: v.mean(skipna=False)),
+            "error": printed.error.agg(lambda v: v.max(skipna=False)),
+            "source": printed.source.first(),
+        }
+    ).reset_index()
+    averages = _summary(means).merge(whole, "left", on=["panel", "aggregator"])
+    return pd.concat([entries, averages], ignore_index=True)
+
+
+def _in_order(entries: pd.DataFrame, long: pd.DataFrame) -> pd.DataFrame:
+    """Panels, metrics, rules and columns as planned, an average last."""
+    order = {
+        key: {value: i for i, value in enumerate(dict.fromkeys(values))}
+        for key, values in (
+            ("panel", long.panel),
+            ("metric", RATES),
+            ("aggregator", long.aggregator),
+            ("column", [*long.column, AVERAGE]),
+        )
+    }
+    return entries.sort_values(
+        _ENTRY, key=lambda column: column.map(order[column.name]), ignore_index=True
     )
 
 
-def unique(values: Iterable) -> list:
-    """The distinct values, in the order of their first appearance."""
-    return list(dict.fromkeys(values))
+TIMING = (
+    "Medians over the cells of a task, as measured in the job that trained the cell; jobs that ran "
+    "beside others on the same machine are slower."
+)
+
+
+def timing(cells: pd.DataFrame) -> pd.DataFrame:
+    """Median seconds by (task, aggregator, clients, device), in the order of the cells.
+
+    Returns:
+        ``task``, ``aggregator``, ``label``, ``n_clients``, ``device``, ``n_cells``, and seconds:
+        ``aggregation_per_round``, ``training_per_round``, ``evaluation_per_round``,
+        ``total_per_cell``.
+    """
+    done = cells[cells.state == "done"]
+    device = done.device_name.where(done.device_name != "", done.device)
+    per_round = {f"{p}_per_round": done[f"seconds_{p}"] / done.n_rounds for p in PHASES[1::-1]}
+    per_round["evaluation_per_round"] = done.seconds_evaluation / done.n_rounds
+    seconds = done.assign(device=device, total_per_cell=done.seconds_total, **per_round)
+    keys = ["task", "aggregator", "label", "n_clients", "device"]
+    groups = seconds.groupby(keys, sort=False)
+    rows = groups[[*per_round, "total_per_cell"]].median()
+    rows.insert(0, "n_cells", groups.size())
+    rows = rows.reset_index().astype({"n_clients": int})
+    ranks = {key: list(dict.fromkeys(cells[key])) for key in ("aggregator", "task")}
+    return rows.sort_values(
+        ["aggregator", "task"], key=lambda c: c.map(ranks[c.name].index), ignore_index=True
+    )

@@ -1,297 +1,378 @@
-"""Every figure of the paper, and those it argues but does not plot, drawn from collected CSV.
+"""Every figure of the paper, and those it argues but does not plot, drawn from collected files.
 
-Each function takes what it draws and gives back a matplotlib figure; `draw` picks one by the
-target's name and saves it. Colours, fonts and layout are in `style`.
+Each function takes what it draws and gives back a `style.Drawing`; `draw` picks one by the plot of
+the target's entry and saves it. Colours, fonts and layout are in `style`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.colors import TwoSlopeNorm
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from arfl.errors import UserError
-from arfl.reporting import captions, paper, style, timing
-from arfl.reporting.collect import CellRow, Collected, PartitionRow, read_csv
-from arfl.reporting.compare import mean_std, unique
+from arfl.reporting import captions, compare, frames, paper, partition_picture, style
+from arfl.reporting.frames import DONE, Collected, x_text
 from arfl.reporting.paper import PaperNumbers
+from arfl.reporting.style import Drawing, Look
+from arfl.reporting.targets import Target
 
-BARS = "Error bars: standard deviation over the seeds."
-BAND = "Lines: mean over the seeds; band: their standard deviation."
-CATEGORIES = "categories"
+ONE_SEED = "One seed."
 CODE = "Computed without any training or data."
 HEAVIEST = 2
 # A heat map of more scenarios than this is taller than a page.
 MAX_WEIGHT_ROWS = 8
+# A rule whose best value lies this far below the others' worst gets an axis of its own.
+OUTLIER = 25
 
 
-def sweep(cells: Sequence[CellRow], numbers: PaperNumbers, target: str) -> Figure:
-    """Accuracy against the swept value, one panel per panel of the target, the paper's dashed."""
-    panels = unique(c.panel for c in cells)
-    width = 6.6 if len(panels) == 1 else 3.9
-    figure, axes = style.grid(len(panels), columns=3, panel_width=width, panel_height=3.8)
-    looks = style.looks(c.aggregator for c in cells)
-    for axis, panel in zip(axes, panels, strict=True):
-        in_panel = [c for c in cells if c.panel == panel]
-        for aggregator in unique(c.aggregator for c in in_panel):
-            line = [c for c in in_panel if c.aggregator == aggregator]
-            _sweep_line(axis, line, looks[aggregator])
-            _paper_line(axis, line, numbers, looks[aggregator], numbers.participants(cells))
-        _sweep_axes(axis, in_panel, panel)
-    _share_heights([a for a in axes if a.get_label() != CATEGORIES])
-    axes[0].set_ylabel("accuracy (%)")
-    handles = [_handle(looks[c.aggregator], c.label) for c in _one_each(cells)]
-    sentences = [captions.caption(cells), BARS]
-    if numbers.values:
-        handles.append(Line2D([], [], color=style.INK, label="the paper", **style.PAPER_LINE))
-        sentences.append(_paper_sentence(cells, numbers))
-    style.finish(figure, captions.title(target), " ".join(sentences), handles)
-    return figure
+def sweep(cells: pd.DataFrame, numbers: PaperNumbers, target: Target) -> Drawing:
+    """Accuracy against the swept value: a panel per rule, the others in grey behind it.
+
+    Only points that exist are drawn. Where one point of the sweep is all there is, rules are
+    compared side by side (`bars`) instead.
+    """
+    cells = cells.assign(at=_places(cells))
+    done = cells[(cells.state == DONE) & cells.accuracy.notna()]
+    if done.empty or done.groupby("panel")["at"].nunique().max() < 2:
+        return bars(cells, numbers, target)
+    facets = list(dict.fromkeys(zip(cells.panel, cells.aggregator, strict=True)))
+    single = cells.groupby("panel").aggregator.nunique().max() == 1
+    figure, axes = style.grid(len(facets), columns=3)
+    looks = style.looks(cells.aggregator)
+    labels = dict(zip(cells.aggregator, cells.label, strict=True))
+    curves = _curves(cells, numbers)
+    own_scale = set() if single else _outliers(curves)
+    for axis, (panel, rule) in zip(axes, facets, strict=True):
+        for (p, other), curve in curves.items():
+            if p == panel and other != rule and other not in own_scale:
+                known = curve.dropna(subset="mean")
+                axis.plot(known.x, known["mean"], color=style.SOFT, lw=1, zorder=1)
+        curve, look = curves[panel, rule], looks[rule]
+        known, printed = curve.dropna(subset="mean"), curve.dropna(subset="paper")
+        axis.plot(printed.x, printed.paper, zorder=2, **style.PAPER_LINE)
+        words = cells[cells.panel == panel].x.map(lambda x: isinstance(x, str)).any()
+        line = look.line_style() | {"linestyle": "" if words else "-"}
+        axis.plot(known.x, known["mean"], zorder=4, **line)
+        seeds = done[(done.panel == panel) & (done.aggregator == rule)]
+        axis.plot(seeds["at"], 100 * seeds.accuracy, ".", color=look.color, ms=4, zorder=3)
+        _sweep_axis(axis, cells[cells.panel == panel])
+        name = labels[rule] + (" (own scale)" if rule in own_scale else "")
+        where = captions.panel_title(panel)
+        axis.set_title(where if single and where else f"{where}: {name}" if where else name,
+                       loc="left")  # fmt: skip
+    shared = [a for a, (_, rule) in zip(axes, facets, strict=True) if rule not in own_scale]
+    _share_y(shared)
+    for axis in axes[:: min(3, len(axes))]:
+        axis.set_ylabel("accuracy (%)")
+    several = done.seed.nunique() > 1
+    parts = ["Small dots: seeds; line and large dots: their mean." if several else ONE_SEED]
+    if not single:
+        parts.append("Grey: the other rules.")
+    parts.append(_paper_sentence(cells, numbers))
+    words = " ".join(filter(None, parts))
+    return Drawing(figure, target.title, words, captions.caption(cells), _alt(curves, labels))
 
 
-def backdoors(cells: Sequence[CellRow], numbers: PaperNumbers, target: str) -> Figure:
-    """Accuracy and attack success rate of every rule, a row of panels per scenario."""
-    panels = unique(c.panel for c in cells)
-    figure, axes = style.grid(2 * len(panels), columns=2, panel_width=4.2, panel_height=2.4)
-    looks = style.looks(c.aggregator for c in cells)
-    for row, panel in enumerate(panels):
-        in_panel = [c for c in cells if c.panel == panel]
-        accuracy, success = axes[2 * row : 2 * row + 2]
-        _dots(accuracy, in_panel, "accuracy", numbers, looks)
-        _dots(success, in_panel, "attack_success_rate_excl_target", numbers, looks, hollow=True)
-        _dots(success, in_panel, "attack_success_rate", numbers, looks)
-        success.set_yticklabels([])
-        accuracy.set_title(f"{captions.panel_title(panel)}: accuracy (%)", loc="left")
-        success.set_title("attack success rate (%)", loc="left")
-        success.set_xlim(-4, 104)
-    dot = {"color": style.INK, "linestyle": "", "marker": "o"}
-    handles = [
-        Line2D([], [], label="measured, as the paper counts", **dot),
-        Line2D([], [], label="measured, target class left out", fillstyle="none", **dot),
-        Line2D([], [], color=style.INK, linestyle="", marker="|", markersize=13, label="the paper"),
-    ]
-    caption = f"{captions.caption(cells)} {BARS} {_paper_sentence(cells, numbers, 'Bars')}"
-    style.finish(figure, captions.title(target), caption, handles)
-    return figure
+def bars(cells: pd.DataFrame, numbers: PaperNumbers, target: Target) -> Drawing:
+    """Accuracy and attack success rate of every rule as points, a row of panels per scenario."""
+    planned, cells = cells, _existing(cells)
+    keys = list(dict.fromkeys(zip(cells.panel, cells.x.map(x_text), strict=True)))
+    metrics = ["accuracy"]
+    if cells.attack_success_rate.notna().any():
+        metrics.append("attack_success_rate")
+    figure, axes = style.grid(
+        len(metrics) * len(keys), columns=len(metrics), panel_width=4.2, panel_height=2.3
+    )
+    looks = style.looks(cells.aggregator)
+    n_clients = numbers.participants(cells)
+    for row, (panel, column) in enumerate(keys):
+        here = cells[(cells.panel == panel) & (cells.x.map(x_text) == column)]
+        first = here.iloc[0]
+        beside = numbers.column(first.x_name, first.x, n_clients)
+        printed = numbers.values[
+            (numbers.values.panel == panel) & (numbers.values.column == beside)
+        ]
+        where = captions.scenario(panel, first.x_name, first.x)
+        for axis, metric in zip(axes[len(metrics) * row :], metrics, strict=False):
+            _points(axis, here, metric, printed, looks)
+            name = captions.COLUMN_METRICS[metric].lower()
+            axis.set_title(f"{where}: {name} (%)".removeprefix(": "), loc="left")
+    _share_x(axes[:: len(metrics)])
+    for axis in axes[1 :: len(metrics)] if len(metrics) > 1 else ():
+        axis.set_yticklabels([])
+        axis.set_xlim(-4, 104)
+    several = cells[cells.state == DONE].seed.nunique() > 1
+    parts = ["Diamonds: mean; dots: seeds." if several else ONE_SEED]
+    if len(metrics) > 1:
+        parts.append("Hollow, below: target class left out.")
+    parts.append(_paper_sentence(cells, numbers, "Upright bars"))
+    alt = f"Points for {captions.listed(list(dict.fromkeys(cells.label)))} in {len(keys)} rows."
+    words = " ".join(filter(None, parts))
+    return Drawing(figure, target.title, words, captions.caption(planned), alt)
 
 
-def by_round(collected: Collected, metric: str, target: str) -> Figure | None:
-    """A rate after every round, one panel per scenario; None if no cell has that rate."""
-    cells = [c for c in collected.cells if c.done and getattr(c, metric) is not None]
-    if not cells:
+def by_round(collected: Collected, target: Target, metrics: tuple[str, ...]) -> Drawing | None:
+    """Rates after every round: a row per metric, a panel per scenario; None if there are none."""
+    cells = collected.cells
+    cells = cells[cells.state == DONE]
+    panels = []
+    for metric in metrics:
+        for _, group in (
+            cells[cells[metric].notna()]
+            .assign(column=cells.x.map(x_text))
+            .groupby(["panel", "column"], sort=False)
+        ):
+            panels.append((metric, group))
+    if not panels:
         return None
-    series: dict[str, list[float]] = {}
-    for entry in collected.rounds:
-        series.setdefault(entry.cell_id, []).append(getattr(entry, metric))
-    scenarios = unique((c.panel, c.x) for c in cells)
-    width, height = (6.6, 3.8) if len(scenarios) == 1 else (3.5, 2.6)
-    columns = 2 if len(scenarios) == 4 else 3
-    figure, axes = style.grid(len(scenarios), columns, width, height, sharex=True, sharey=True)
-    looks = style.looks(c.aggregator for c in collected.cells)
-    for axis, (panel, x) in zip(axes, scenarios, strict=True):
-        here = [c for c in cells if (c.panel, c.x) == (panel, x)]
-        for aggregator in unique(c.aggregator for c in here):
-            curves = [series[c.cell_id] for c in here if c.aggregator == aggregator]
-            _band(axis, 100 * np.array(curves, dtype=float), looks[aggregator])
-        axis.set_title(_scenario(here[0]), loc="left")
-        axis.set_ylim(-3, 103)
-        axis.locator_params(nbins=5)
-    for axis in axes[-3:]:
+    of_first = sum(metric == panels[0][0] for metric, _ in panels)
+    columns = of_first if of_first <= 4 else 3
+    size = (6.4, 3.6) if len(panels) == 1 else (3.6, 2.7)
+    # Each metric begins a row.
+    left_over = -of_first % columns if len(panels) > of_first else 0
+    figure, places = style.grid(len(panels) + left_over, columns, *size)
+    for spare in places[of_first : of_first + left_over]:
+        spare.set_visible(False)
+    axes = places[:of_first] + places[of_first + left_over :]
+    looks = style.looks(collected.cells.aggregator)
+    several = len({metric for metric, _ in panels}) > 1
+    for axis, (metric, group) in zip(axes, panels, strict=True):
+        rounds = collected.rounds[collected.rounds.cell_id.isin(group.cell_id)]
+        rounds = rounds.merge(group[["cell_id", "aggregator", "label"]], on="cell_id")
+        ends = []
+        for (rule, label), of_rule in rounds.groupby(["aggregator", "label"], sort=False):
+            series = 100 * of_rule.groupby("round")[metric].agg(["mean", "min", "max"])
+            look = looks[rule]
+            axis.plot(series.index, series["mean"], color=look.color, lw=1.4)
+            axis.fill_between(series.index, series["min"], series["max"], color=look.color,
+                              alpha=0.13, lw=0)  # fmt: skip
+            ends.append((series.index[-1], series["mean"].iloc[-1], label, look.color))
+        axis.set_ylim(0, 100)
+        style.label_ends(axis, ends, gap=100 * 0.13 / size[1] * 1.25)
+        first = group.iloc[0]
+        name = captions.METRICS[metric].split(",")[0].lower()
+        where = captions.scenario(first.panel, first.x_name, first.x)
+        axis.set_title("\n".join(filter(None, [where, name if several else ""])), loc="left")
+        axis.set_xlim(1, max(rounds["round"].max(), 2))
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.set_xlabel("round")
-    axes[0].set_ylabel(captions.METRICS[metric].split(",")[0].lower() + " (%)")
-    handles = [_handle(looks[c.aggregator], c.label, markers=False) for c in _one_each(cells)]
-    caption = f"{captions.METRICS[metric]}. {captions.caption(collected.cells)} {BAND}"
-    title = captions.title(target)
-    if target != "figure4":
-        title += ", by round"
-    style.finish(figure, title, caption, handles, left=0.7)
-    return figure
+    axes[0].set_ylabel("%" if several else f"{name} (%)")
+    title = target.title if target.plot == "rounds" else f"{target.title}, by round"
+    one = cells.seed.nunique() == 1
+    caption = ONE_SEED if one else "Lines: mean over the seeds; band: all seeds."
+    if len(metrics) == 1:
+        caption = f"{captions.METRICS[metrics[0]]}. {caption}"
+    labels = list(dict.fromkeys(cells.label))
+    alt = f"One line per round for {captions.listed(labels)}, in {len(panels)} panels."
+    return Drawing(figure, title, caption, captions.caption(collected.cells), alt)
 
 
-def weights(collected: Collected) -> Figure | None:
+def weights(collected: Collected, target: Target) -> Drawing | None:
     """Heat maps of the clients' weights over the rounds, of the strongest attack of each kind.
 
     One row per (task, attack), one column per rule that weighs clients unevenly; the first seed
     that has a record. None if no rule does.
     """
-    by_cell: dict[str, list] = {}
-    for row in collected.weights:
-        by_cell.setdefault(row.cell_id, []).append(row)
-    scenarios = _weight_scenarios(collected.cells, by_cell)[:MAX_WEIGHT_ROWS]
+    cells = collected.cells
+    attacked = cells.attackers.map(bool)
+    cells = cells[cells.cell_id.isin(collected.weights.cell_id) & attacked]
+    scenarios = [_strongest(of_one) for _, of_one in cells.groupby(["task", "attack"], sort=False)][
+        :MAX_WEIGHT_ROWS
+    ]
     if not scenarios:
         return None
-    rules = unique(c.aggregator for cells in scenarios for c in cells)
+    rules = list(dict.fromkeys(rule for cells in scenarios for rule in cells.aggregator))
     figure, axes = style.grid(
-        len(scenarios) * len(rules), columns=len(rules), panel_width=max(4.2, 7 / len(rules)),
+        len(scenarios) * len(rules), len(rules), panel_width=max(4.0, 7 / len(rules)),
         panel_height=2.1,
     )  # fmt: skip
-    for row, cells in enumerate(scenarios):
-        for column, rule in enumerate(rules):
-            axis = axes[row * len(rules) + column]
-            cell = next((c for c in cells if c.aggregator == rule), None)
-            if cell is None:
+    image = None
+    for row, here in enumerate(scenarios):
+        for axis, rule in zip(axes[row * len(rules) :], rules, strict=False):
+            of_rule = here[here.aggregator == rule]
+            if of_rule.empty:
                 axis.set_axis_off()
             else:
-                _heat_map(axis, cell, by_cell[cell.cell_id])
-    shades = matplotlib.colormaps["cividis"](np.linspace(0, 1, 5))
-    levels = (f"{level:g}" for level in np.linspace(0, HEAVIEST, 5))
-    handles = [Patch(color=s, label=level) for s, level in zip(shades, levels, strict=True)]
-    handles[-1].set_label(f"{HEAVIEST} or more")
-    handles.append(Patch(color=style.ATTACKER, label="attackers"))
+                cell = of_rule.iloc[0]
+                rows = collected.weights[collected.weights.cell_id == cell.cell_id]
+                image = _heat_map(axis, cell, rows)
+    bar = figure.colorbar(image, ax=axes, location="right", shrink=0.5, aspect=30, extend="max")
+    bar.set_label("weight as a multiple of an equal share")
     caption = (
-        "Each client's weight as a multiple of an equal share (1 = plain average); clients sorted "
-        "with the attackers last, white where a client took no part; the strongest attack of each "
-        "kind, one seed; rules that weigh all clients alike are left out. "
-        f"{captions.caption(collected.cells)}"
+        "Each client's weight as a multiple of an equal share (white, 1: plain average; grey: took "
+        "no part); clients sorted, the attackers last, beside the orange bar; the strongest attack "
+        "of each kind, one seed; rules that weigh all clients alike are left out."
     )
-    style.finish(figure, captions.title("weights"), caption, handles, legend_columns=6)
-    return figure
+    alt = f"Heat maps of clients by rounds in {len(scenarios)} attacks, attackers at the bottom."
+    return Drawing(figure, target.title, caption, captions.caption(collected.cells), alt)
 
 
-def seconds(cells: Sequence[CellRow]) -> Figure | None:
+def timing(collected: Collected, target: Target) -> Drawing | None:
     """Milliseconds of aggregation per round, one panel per task; None without any record."""
-    rows = timing.summarise(cells)
-    if not rows:
+    rows = compare.timing(collected.cells)
+    if rows.empty:
         return None
-    tasks = unique((r.task, r.n_clients, r.device) for r in rows)
-    figure, axes = style.grid(len(tasks), columns=2, panel_width=4.2, panel_height=2.4)
-    looks = style.looks(r.aggregator for r in rows)
-    for axis, (task, n_clients, device) in zip(axes, tasks, strict=True):
-        here = [r for r in rows if (r.task, r.n_clients, r.device) == (task, n_clients, device)]
-        for position, row in enumerate(here):
-            look = looks[row.aggregator]
-            milliseconds = 1000 * row.aggregation_per_round
+    groups = list(rows.groupby(["task", "n_clients", "device"], sort=False))
+    figure, axes = style.grid(len(groups), 2, 4.2, 2.2, sharex=True)
+    axes[0].set_xscale("log")
+    looks = style.looks(rows.aggregator)
+    for axis, ((task, n_clients, _), here) in zip(axes, groups, strict=True):
+        for position, row in enumerate(here.itertuples()):
+            milliseconds, look = 1000 * row.aggregation_per_round, looks[row.aggregator]
             axis.plot(milliseconds, position, color=look.color, marker=look.marker, markersize=7)
+            text = f"{float(f'{milliseconds:.2g}'):g}"
             axis.annotate(
-                f"{milliseconds:.3g}", (milliseconds, position), xytext=(7, 0), fontsize=8,
+                text, (milliseconds, position), xytext=(7, 0), fontsize=8,
                 textcoords="offset points", va="center",
             )  # fmt: skip
-        axis.set_yticks(range(len(here)), [r.label for r in here])
+        axis.set_yticks(range(len(here)), here.label)
         axis.set_ylim(len(here) - 0.5, -0.5)
-        style.decades(axis, "x")
-        axis.set_title(f"{task}, {n_clients} clients", loc="left")
+        axis.set_title(f"{task.replace('_', ' ')}, {n_clients} clients", loc="left")
+    style.decades(axes[0], "x")
     for axis in axes[-2:]:
         axis.set_xlabel("aggregation, ms a round")
-    devices = ", ".join(unique(r.device for r in rows))
-    caption = f"Measured on {devices}. {timing.RULE} {captions.caption(cells)}"
-    style.finish(figure, captions.title("timing"), caption)
-    return figure
+    devices = captions.listed(list(dict.fromkeys(rows.device)))
+    caption = f"Measured on {devices}. {compare.TIMING}"
+    slowest = rows.loc[rows.aggregation_per_round.idxmax()]
+    alt = f"Dots of milliseconds on a logarithmic axis; {slowest.label} takes longest."
+    return Drawing(figure, target.title, caption, captions.caption(collected.cells), alt)
 
 
-def partitions(rows: Sequence[PartitionRow], cells: Sequence[CellRow]) -> Figure:
-    """Which classes each client holds, one panel per task, of the first seed."""
-    tasks = unique(r.task for r in rows)
-    figure, axes = style.grid(len(tasks), columns=2, panel_width=4.4, panel_height=2.6)
-    for axis, task in zip(axes, tasks, strict=True):
-        seed = min(r.seed for r in rows if r.task == task)
-        counts = np.array([r.class_counts for r in rows if (r.task, r.seed) == (task, seed)])
-        image = axis.imshow(counts.T, aspect="auto", cmap="Blues", interpolation="nearest")
-        axis.set_title(f"{task}, seed {seed}", loc="left")
-        axis.set_xlabel("client")
-        axis.set_ylabel("class")
-        axis.grid(visible=False)
-        figure.colorbar(image, ax=axis, label="samples")
-    caption = f"Training samples of each class at each client. {captions.caption(cells)}"
-    style.finish(figure, "Partitions of the training data", caption)
-    return figure
+def partitions(collected: Collected, target: Target) -> Drawing | None:
+    """Which classes each client holds, one panel per task, of the first seed; None without any."""
+    tasks = list(collected.partitions.groupby("task", sort=False))
+    if not tasks:
+        return None
+    figure, axes = style.grid(len(tasks), 2, 4.4, 2.5)
+    for axis, (task, rows) in zip(axes, tasks, strict=True):
+        first = rows.sort_values("seed", kind="stable").iloc[0]
+        same = (rows.partition == first.partition) & (rows.seed == first.seed)
+        counts = np.array(list(rows[same].class_counts))
+        mesh = partition_picture.heat_map(axis, counts)
+        axis.set_title(f"{task.replace('_', ' ')}, seed {first.seed}", loc="left")
+        n_clients, n_classes = counts.shape
+        axis.set_xticks(*_every(n_clients, 10))
+        axis.set_yticks(*_every(n_classes, 10))
+        figure.colorbar(mesh, ax=axis, label="samples")
+    caption = "Training samples of each class at each participant; white: none."
+    alt = f"Heat maps of classes by clients for {captions.listed([task for task, _ in tasks])}."
+    return Drawing(figure, target.title, caption, captions.caption(collected.cells), alt)
 
 
-def confidence(rows: Sequence[Mapping[str, str]]) -> Figure:
+def _every(count: int, most: int) -> tuple[np.ndarray, list[str]]:
+    """Places and names of at most ``most`` of the cells that `heat_map` draws side by side."""
+    shown = np.arange(0, count, -(-count // most))
+    return shown + 0.5, [str(place) for place in shown]
+
+
+def confidence(rows: pd.DataFrame, target: Target) -> Drawing:
     """Figure 2: confidence against the normalised residual, a panel per (K, δ), a line per λ.
 
-    ``rows`` have the columns n_clients, lam, delta, normalised_residual and confidence, see
-    `arfl.studies.confidence`. The zones of the paper's figure are shaded for its λ = 2.
+    The curve is even in the residual, so that its positive half is drawn. The zones of the paper's
+    figure are shaded for its λ = 2; where they end follows from the curve itself: in the orange one
+    the confidence times the residual is the constant at which it begins.
     """
-    table = _columns(rows, ("n_clients", "lam", "delta", "normalised_residual", "confidence"))
-    panels = unique(zip(table["n_clients"], table["delta"], strict=True))
-    lams = unique(table["lam"])
+    panels = list(rows.groupby(["n_clients", "delta"], sort=False))
+    lams = list(dict.fromkeys(rows.lam))
     looks = dict(zip(lams, style.spare_looks(len(lams)), strict=True))
-    figure, axes = style.grid(
-        len(panels), columns=2, panel_width=4.2, panel_height=2.7, sharex=True, sharey=True
-    )
-    for axis, (n_clients, delta) in zip(axes, panels, strict=True):
-        for lam, look in looks.items():
-            here = (
-                (table["n_clients"] == n_clients)
-                & (table["delta"] == delta)
-                & (table["lam"] == lam)
-            )
-            x, y = table["normalised_residual"][here], table["confidence"][here]
-            axis.plot(x, y, **look.line_style(markers=False))
-            if lam == PAPER_LAMBDA:
-                _shade(axis, x, y)
+    figure, axes = style.grid(len(panels), 2, 4.2, 2.5, sharex=True, sharey=True)
+    for axis, ((n_clients, delta), here) in zip(axes, panels, strict=True):
+        ends = {}
+        for lam, of_lam in here[here.normalised_residual > 0].groupby("lam", sort=False):
+            e, w = of_lam.normalised_residual.to_numpy(), of_lam.confidence.to_numpy()
+            falling = (w > 0) & (w < 1 - 1e-9)
+            start = float(np.median((w * e)[falling])) if falling.any() else e[-1]
+            ends[lam] = (start, start / delta)
+            inner = e[(e > start) & (e < start / delta) & falling]
+            x = np.concatenate([[1e-3, start], inner, [start / delta] * 2, [1e4]])
+            y = np.concatenate([[1, 1], w[np.isin(e, inner)], [delta, 0, 0]])
+            axis.plot(x, y, color=looks[lam].color, lw=1.8, label=f"λ = {lam:g}")
+        if PAPER_LAMBDA in ends:
+            start, end = ends[PAPER_LAMBDA]
+            axis.axvspan(1e-3, start, color="#009E73", alpha=0.16, lw=0)
+            axis.axvspan(start, end, color="#E69F00", alpha=0.16, lw=0)
         axis.set_title(f"K = {n_clients:g}, δ = {delta:g}", loc="left")
-        # Linear up to 1, where the confidence is 1; the zones end at tens of that.
-        axis.set_xscale("symlog", linthresh=1)
+        axis.set_xscale("log")
+        axis.set_xlim(0.02, 300)
         axis.set_ylim(-0.04, 1.08)
     for axis in axes[-2:]:
-        axis.set_xlabel("normalised residual e")
+        axis.set_xlabel("normalised residual, absolute e")
     for axis in axes[::2]:
         axis.set_ylabel("confidence w")
-    handles = [_handle(look, f"λ = {lam:g}", markers=False) for lam, look in looks.items()]
+    axes[0].legend(loc="upper right", frameon=False)
     caption = (
-        "Shaded for λ = 2 as in the paper: confidence 1 (green), falling (orange), 0 (none). The "
-        f"axis is linear from −1 to 1 and logarithmic beyond. {CODE}"
+        "Shaded for λ = 2 as in the paper: confidence 1 (green), falling (orange), 0 (none); the "
+        "curve is the same for negative residuals."
     )
-    style.finish(figure, captions.title("figure2"), caption, handles)
-    return figure
+    alt = "Confidence is 1 up to a bound, falls with the inverse of the residual, then drops to 0."
+    return Drawing(figure, target.title, caption, CODE, alt)
 
 
-def theory(rows: Sequence[Mapping[str, str]]) -> Figure:
+def theory(rows: pd.DataFrame, target: Target) -> Drawing:
     """Equation 14: the simulated error against each quantity of the bound, beside the bound.
 
-    ``rows`` have the columns n_clients, n_samples, corruption, delta, error, error_mean,
-    error_median, error_standard_error and rate, see `arfl.studies.theory`. Each panel varies one
-    quantity and holds the others at the middle of their values.
+    Each panel varies one quantity and holds the others at the middle of their values.
     """
-    swept = tuple(THEORY_LABELS)
-    table = _columns(rows, (*swept, *THEORY_ERRORS, "error_standard_error", "rate"))
-    middle = {q: np.unique(table[q])[len(np.unique(table[q])) // 2] for q in swept}
-    constant = float(np.max(table["error"] / table["rate"]))
-    figure, axes = style.grid(len(swept), columns=2, panel_width=4.2, panel_height=2.9)
-    for axis, quantity in zip(axes, swept, strict=True):
-        held = [table[q] == middle[q] for q in swept if q != quantity]
-        here = np.flatnonzero(np.logical_and.reduce(held))
-        here = here[np.argsort(table[quantity][here])]
-        x = table[quantity][here]
-        for column, rule in THEORY_ERRORS.items():
+    middle = {q: sorted(set(rows[q]))[len(set(rows[q])) // 2] for q in THEORY_LABELS}
+    constant = float((rows.error / rows.rate).max())
+    figure, axes = style.grid(len(middle), 2, 4.2, 2.6)
+    for axis, quantity in zip(axes, middle, strict=True):
+        held = pd.Series(True, rows.index)
+        for other, value in middle.items():
+            held &= (rows[other] == value) | (other == quantity)
+        here = rows[held].sort_values(quantity)
+        for column, (rule, _) in THEORY_ERRORS.items():
             look = style.looks([rule])[rule]
-            errors = 1.96 * table["error_standard_error"][here] if column == "error" else None
-            axis.errorbar(x, table[column][here], yerr=errors, capsize=2.5, **look.line_style())
-        axis.plot(x, constant * table["rate"][here], color="#555555", **style.PAPER_LINE)
+            errors = 1.96 * here.error_standard_error if column == "error" else None
+            axis.errorbar(here[quantity], here[column], yerr=errors, capsize=2.5,
+                          **look.line_style() | {"linestyle": "-"})  # fmt: skip
+        axis.plot(here[quantity], constant * here.rate, **style.PAPER_LINE | {"marker": ""})
         axis.set_xlabel(THEORY_LABELS[quantity])
         style.decades(axis, "y")
-        if x[0] > 0:
+        if here[quantity].iloc[0] > 0:
             axis.set_xscale("log")
     for axis in axes[::2]:
         axis.set_ylabel("mean absolute error")
-    names = {"error": "residual reweighting", "error_mean": "mean", "error_median": "median"}
-    handles = [_handle(style.looks([r])[r], names[c]) for c, r in THEORY_ERRORS.items()]
-    handles.append(
-        Line2D([], [], color="#555555", label=f"{constant:.2g} × Eq. 14", **style.PAPER_LINE)
-    )
+    handles = [
+        Line2D([], [], label=name, **style.looks([rule])[rule].line_style() | {"linestyle": "-"})
+        for rule, name in THEORY_ERRORS.values()
+    ]
+    line = style.PAPER_LINE | {"marker": ""}
+    handles.append(Line2D([], [], label=f"{constant:.2g} × Eq. 14", **line))
+    figure.legend(handles=handles, loc="outside right upper", frameon=False)
     held = ", ".join(f"{THEORY_LABELS[q].split()[-1]} = {v:g}" for q, v in middle.items())
+    loose = float((constant * rows.rate / rows.error).median())
     caption = (
-        f"Held where not varied: {held}. Error bars: 95 %. Eq. 14 leaves its constant open; dashed "
-        f"with the smallest one that bounds every simulated error of the rule. {CODE}"
+        "Corrupted clients submit the value just inside what the rule would discard, where it "
+        f"pulls most. Held where not varied: {held}. Error bars: 95 %. Eq. 14 leaves its constant "
+        "open; dashed with the smallest one that bounds every simulated error of the rule; even so "
+        f"it is {loose:.0f} times the error on median."
     )
-    style.finish(figure, captions.title("theory"), caption, handles)
-    return figure
+    alt = "Errors fall with clients and samples and rise with corruption, all below the bound."
+    return Drawing(figure, target.title, caption, CODE, alt)
 
 
-def trigger(arrays: Mapping[str, np.ndarray]) -> Figure:
+def trigger(path: Path, target: Target) -> Drawing:
     """Figure 5: ``triggered`` beside ``clean``, (H, W) or (H, W, 3) uint8, ``note`` below."""
-    figure, axes = style.grid(2, columns=2, panel_width=3.2, panel_height=3.2)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("clean", "triggered", "note")}
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; run the step that makes it first") from None
+    except (KeyError, ValueError) as problem:
+        raise UserError(f"{path} lacks its arrays ({problem}); make it again") from None
+    figure, axes = style.grid(2, columns=2, panel_width=2.4, panel_height=2.5)
     for axis, name in zip(axes, ("clean", "triggered"), strict=True):
         axis.imshow(arrays[name], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axis.set_title(name, loc="left")
         axis.set_axis_off()
-    style.finish(figure, captions.title("figure5"), str(arrays["note"]))
-    return figure
+    alt = "An image twice, the second time with white bars in its upper left corner."
+    return Drawing(figure, target.title, "", str(arrays["note"]), alt)
 
 
 PAPER_LAMBDA = 2.0
@@ -301,217 +382,194 @@ THEORY_LABELS = {
     "corruption": "share of corrupted clients α",
     "delta": "threshold δ",
 }
-# The columns of errors, each with the rule whose look it takes.
-THEORY_ERRORS = {"error": "residual_reweighting", "error_mean": "fedavg", "error_median": "median"}
-_SWEEPS = ("figure3", "table1", "table2", "table4", "hyperparameters")
-_BACKDOORS = ("table3", "loan")
-_STUDIES: dict[str, Callable] = {"figure2": confidence, "theory": theory}
-TARGETS = (*_SWEEPS, *_BACKDOORS, "figure4", "weights", "timing", *_STUDIES, "figure5")
+# The columns of errors, each with the rule whose look it takes, and its name.
+THEORY_ERRORS = {
+    "error_mean": ("fedavg", "mean"),
+    "error_median": ("median", "median"),
+    "error": ("residual_reweighting", "residual reweighting"),
+}
+_STUDY_COLUMNS: Mapping[str, tuple[Callable, tuple[str, ...]]] = {
+    "figure2": (confidence, ("n_clients", "lam", "delta", "normalised_residual", "confidence")),
+    "theory": (theory, (*THEORY_LABELS, *THEORY_ERRORS, "error_standard_error", "rate")),
+}
+_VIEWS: Mapping[str, Callable] = {"weights": weights, "timing": timing, "partitions": partitions}
+_SWEEPS: Mapping[str, Callable] = {"swept": sweep, "bars": bars}
+PLOTS = (*_SWEEPS, *_VIEWS, "rounds")
 
 
-def make(collected_dir: str | Path, target: str, paper_dir: str | Path) -> Figure:
+def make(source: str | Path, target: Target, paper_dir: str | Path) -> Drawing:
     """The figure of one target.
 
     Args:
-        collected_dir: folder with the target's collected CSV; for figure2 and theory with
-            ``<target>.csv``, for figure5 with ``figure5.npz``, as the studies write them.
-        target: one of `TARGETS`.
+        source: the ``collected.json`` of what it is made of; of a study the file that it writes.
+        target: its entry in the table of targets.
         paper_dir: folder with the paper's numbers.
 
     Raises:
-        UserError: for another target, or where nothing can be read or drawn.
+        UserError: where nothing can be read or drawn, or the entry's plot is not known.
     """
-    if target not in TARGETS:
-        raise UserError(f"{target} has no figure; figures are {', '.join(TARGETS)}")
-    if target in _STUDIES:
-        return _study(Path(collected_dir) / f"{target}.csv", _STUDIES[target])
-    if target == "figure5":
-        return trigger(_arrays(Path(collected_dir) / "figure5.npz"))
-    collected = Collected(collected_dir)
-    figure = _of_cells(collected, target, paper.load(paper_dir, target))
-    if figure is None:
-        # An incomplete grid still renders, and says that it is empty.
-        return style.empty(captions.title(target), captions.caption(collected.cells))
-    return figure
+    if target.plot == "figure5":
+        return trigger(Path(source), target)
+    if target.plot in _STUDY_COLUMNS:
+        function, columns = _STUDY_COLUMNS[target.plot]
+        return function(frames.read_csv(source, columns), target)
+    if target.plot not in PLOTS:
+        known = ", ".join(PLOTS)
+        raise UserError(f"{target.name}: unknown plot {target.plot!r}; known are {known}")
+    collected = Collected(source)
+    drawing = None
+    if not captions.trained(collected.cells).empty:
+        if target.plot in _VIEWS:
+            drawing = _VIEWS[target.plot](collected, target)
+        elif target.plot == "rounds":
+            drawing = by_round(collected, target, ("attack_success_rate",))
+            drawing = drawing or by_round(collected, target, ("accuracy",))
+        else:
+            numbers = paper.load(paper_dir, target.name)
+            drawing = _SWEEPS[target.plot](collected.cells, numbers, target)
+    # An incomplete grid still renders, and says that it is empty.
+    return drawing or style.empty(target.title, captions.caption(collected.cells))
 
 
-def draw(
-    collected_dir: str | Path, target: str, paper_dir: str | Path, out_prefix: str | Path
-) -> None:
-    """Draw one target into ``<out_prefix>.png`` and ``.pdf``; see `make`."""
-    style.save(make(collected_dir, target, paper_dir), out_prefix)
+def draw(source: str | Path, target: Target, paper_dir: str | Path, out_prefix: str | Path) -> None:
+    """Draw one target into ``<out_prefix>.svg``, ``.png``, ``.pdf`` and ``.json``; see `make`."""
+    style.save(make(source, target, paper_dir), out_prefix)
 
 
-def _of_cells(collected: Collected, target: str, numbers: PaperNumbers) -> Figure | None:
-    if not collected.cells:
-        return None
-    if target in _SWEEPS:
-        return sweep(collected.cells, numbers, target)
-    if target in _BACKDOORS:
-        return backdoors(collected.cells, numbers, target)
-    if target == "figure4":
-        return by_round(collected, "attack_success_rate", target)
-    return weights(collected) if target == "weights" else seconds(collected.cells)
+def draw_rounds(source: str | Path, target: Target, out_prefix: str | Path) -> None:
+    """Draw a target's rates after every round into the same four files."""
+    collected = Collected(source)
+    drawing = by_round(collected, target, ("accuracy", "attack_success_rate"))
+    title = f"{target.title}, by round"
+    style.save(drawing or style.empty(title, captions.caption(collected.cells)), out_prefix)
 
 
-def _study(path: Path, function: Callable) -> Figure:
-    rows = read_csv(path)
-    if not rows:
-        raise UserError(f"{path} has no rows; delete it and run its step again")
-    try:
-        return function(rows)
-    except (KeyError, ValueError) as problem:
-        raise UserError(f"{path} does not have the expected columns: {problem!r}") from None
+def _curves(cells: pd.DataFrame, numbers: PaperNumbers) -> dict[tuple[str, str], pd.DataFrame]:
+    """(panel, rule) -> x, the mean over the seeds and the paper's value there, in percent."""
+    n_clients = numbers.participants(cells)
+    per_share = 1.0
+    if (cells.x_name == "n_attackers").all() and numbers.n_clients and n_clients:
+        per_share = n_clients / numbers.n_clients
+    printed = numbers.values[numbers.values.metric == "accuracy"]
+    curves = {}
+    for (panel, rule), here in cells.groupby(["panel", "aggregator"], sort=False):
+        mean = 100 * here.groupby("at").accuracy.mean()
+        of_rule = printed[(printed.panel == panel) & (printed.aggregator == rule)]
+        paper_y = pd.Series(100 * of_rule.value.to_numpy(), per_share * of_rule.x.to_numpy(float))
+        curve = pd.DataFrame({"mean": mean, "paper": paper_y.groupby(level=0).first()}, dtype=float)
+        # Where runs exist the paper's line does not reach beyond them.
+        known = curve["mean"].dropna().index
+        if len(known):
+            curve = curve.loc[known.min() - 1e-9 : known.max() + 1e-9]
+        curves[panel, rule] = curve.rename_axis("x").reset_index()
+    return curves
 
 
-def _columns(rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> dict[str, np.ndarray]:
-    return {name: np.array([float(row[name]) for row in rows]) for name in names}
+def _outliers(curves: Mapping[tuple[str, str], pd.DataFrame]) -> set[str]:
+    """Rules that reach so far below all others that a common axis would flatten these."""
+    low = {rule: c[["mean", "paper"]].min().min() for (_, rule), c in curves.items()}
+    return {
+        rule
+        for rule in low
+        if len(low) > 2 and low[rule] + OUTLIER < min(v for k, v in low.items() if k != rule)
+    }
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in ("clean", "triggered", "note")}
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; run the step that makes it first") from None
-    except (KeyError, ValueError) as problem:
-        raise UserError(f"{path} lacks its arrays ({problem}); make it again") from None
+def _sweep_axis(axis: Axes, cells: pd.DataFrame) -> None:
+    x_name, n_clients = cells.x_name.iloc[0], cells.n_clients.max()
+    label = captions.x_label(x_name)
+    if x_name == "n_attackers" and n_clients > 0:
+        label += f" (of {n_clients:.0f})"
+    axis.set_xlabel(label)
+    done = cells[cells.state == DONE]
+    shown = (done if len(done) else cells).drop_duplicates("at").sort_values("at")
+    xs, words = list(shown["at"]), shown.x.map(lambda x: isinstance(x, str)).any()
+    if not words and len(xs) > 2 and xs[0] > 0 and xs[-1] / xs[0] > 8:
+        axis.set_xscale("log")
+        axis.minorticks_off()
+    axis.set_xticks(xs, [x_text(x) for x in shown.x])
+    if words:
+        axis.margins(x=0.4)
 
 
-def _sweep_line(axis: Axes, cells: list[CellRow], look: style.Look) -> None:
-    points = []
-    for x in unique(c.x for c in cells):
-        mean, std = mean_std([c.accuracy for c in cells if c.x == x and c.accuracy is not None])
-        if mean is not None:
-            points.append((x, 100 * mean, 100 * (std or 0)))
-    if points:
-        x, mean, std = zip(*sorted(points), strict=True)
-        line = look.line_style()
-        if isinstance(x[0], str):
-            line["linestyle"] = ""
-        axis.errorbar(x, mean, yerr=std, capsize=2.5, elinewidth=1, **line)
+def _places(cells: pd.DataFrame) -> pd.Series:
+    """Where each x lies on its axis: numbers at themselves, words side by side."""
+    words = {x: i for i, x in enumerate(dict.fromkeys(x for x in cells.x if isinstance(x, str)))}
+    return cells.x.map(lambda x: np.nan if x is None else float(words.get(x, x)))
 
 
-def _paper_line(
-    axis: Axes,
-    cells: list[CellRow],
-    numbers: PaperNumbers,
-    look: style.Look,
-    n_clients: int | None,
-) -> None:
-    curve = numbers.curve(cells[0].panel, cells[0].aggregator, "accuracy")
-    by_share = cells[0].x_name == "n_attackers"
-    if not curve or (by_share and n_clients is None):
-        return
-    x, y = np.array(curve).T
-    if by_share:
-        # The same share of attackers stands at the same place: 10 of 100 where our 2 of 20 are.
-        x = x * (n_clients / numbers.n_clients)
-    axis.plot(x, 100 * y, color=look.color, zorder=1, **style.PAPER_LINE)
-
-
-def _share_heights(axes: Sequence[Axes]) -> None:
-    """One range of y for panels that are to be compared."""
-    limits = [a.get_ylim() for a in axes]
+def _share_y(axes: list[Axes]) -> None:
+    limits = [axis.get_ylim() for axis in axes]
     for axis in axes:
         axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
 
 
-def _sweep_axes(axis: Axes, cells: list[CellRow], panel: str) -> None:
-    x_name = cells[0].x_name
-    label = captions.X_LABELS.get(x_name, x_name)
-    n_clients = max((c.n_clients for c in cells if c.done), default=None)
-    if x_name == "n_attackers" and n_clients:
-        label += f" (of {n_clients})"
-    axis.set_xlabel(label)
-    xs = unique(c.x for c in cells)
-    if isinstance(xs[0], str):
-        axis.set_label(CATEGORIES)
-        axis.margins(x=0.35)
-    else:
-        if x_name in ("delta", "lam") and min(xs) > 0:
-            axis.set_xscale("log")
-            axis.minorticks_off()
-        axis.set_xticks(xs, [captions.x_text(x) for x in xs])
-    if panel:
-        axis.set_title(captions.panel_title(panel), loc="left")
+def _share_x(axes: list[Axes]) -> None:
+    limits = [axis.get_xlim() for axis in axes]
+    for axis in axes:
+        axis.set_xlim(min(low for low, _ in limits), max(high for _, high in limits))
 
 
-def _dots(
-    axis: Axes,
-    cells: list[CellRow],
-    metric: str,
-    numbers: PaperNumbers,
-    looks: Mapping[str, style.Look],
-    hollow: bool = False,
+def _existing(cells: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose panel and x have any result; all if none has."""
+    keys = [cells.panel, cells.x.map(x_text)]
+    found = (cells.state == DONE).groupby(keys).transform("any")
+    return cells[found] if found.any() else cells
+
+
+def _points(
+    axis: Axes, cells: pd.DataFrame, metric: str, printed: pd.DataFrame, looks: Mapping[str, Look]
 ) -> None:
-    """One row per rule: our mean with its spread, and the paper's number as a bar."""
-    rows = _one_each(cells)
-    for position, row in enumerate(rows):
-        mean, std = mean_std(
-            [v for c in cells if c.aggregator == row.aggregator
-             and (v := getattr(c, metric)) is not None]
-        )  # fmt: skip
-        look = looks[row.aggregator]
-        place = position + (0.22 if hollow else 0)
-        if mean is not None:
-            axis.errorbar(
-                100 * mean, place, xerr=100 * (std or 0), color=look.color, marker="o",
-                markersize=6, capsize=2.5, elinewidth=1, fillstyle="none" if hollow else "full",
-            )  # fmt: skip
-        printed = numbers.values.get((row.panel, row.aggregator, metric, None))
-        if printed:
-            axis.plot(100 * printed.value, place, marker="|", markersize=13, markeredgewidth=1.6,
+    """One row per rule: its seeds, their mean, and the paper's number as an upright bar."""
+    rules = list(cells.groupby(["aggregator", "label"], sort=False))
+    for position, ((rule, _), here) in enumerate(rules):
+        color = looks[rule].color
+        rates = [(metric, "full", 0.0)]
+        if metric == "attack_success_rate":
+            rates.append((f"{metric}_excl_target", "none", 0.24))
+        for rate, fill, below in rates:
+            values = 100 * here[rate].dropna()
+            place = position + below
+            axis.plot(values, [place] * len(values), "o", color=color, ms=3, alpha=0.6)
+            if len(values):
+                axis.plot(values.mean(), place, "D", color=color, ms=5.5, fillstyle=fill)
+        number = printed[(printed.aggregator == rule) & (printed.metric == metric)]
+        for value in 100 * number.value:
+            axis.plot(value, position, marker="|", markersize=15, markeredgewidth=1.6,
                       color=style.INK)  # fmt: skip
-    axis.set_yticks(range(len(rows)), [r.label for r in rows])
-    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.set_yticks(range(len(rules)), [label for (_, label), _ in rules])
+    axis.set_ylim(len(rules) - 0.4, -0.6)
 
 
-def _band(axis: Axes, curves: np.ndarray, look: style.Look) -> None:
-    """``curves``: (seeds, rounds) in percent."""
-    rounds = np.arange(1, curves.shape[1] + 1)
-    mean = curves.mean(0)
-    axis.plot(rounds, mean, **look.line_style(markers=False))
-    if len(curves) > 1:
-        std = curves.std(0, ddof=1)
-        axis.fill_between(rounds, mean - std, mean + std, color=look.color, alpha=0.15, lw=0)
+def _strongest(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells of the strongest level of one attack and its first seed, one per rule."""
+    plain = cells[cells.changes.map(lambda c: not (c.get("aggregator") or c.get("task")))]
+    cells = cells if plain.empty else plain
+    level = cells.changes.map(lambda c: max([0, *map(_number, (c.get("attack") or {}).values())]))
+    level = level.where(level > 0, cells.x.map(_number))
+    order = pd.DataFrame({"n": cells.n_attackers, "level": level})
+    strongest = order.sort_values(["n", "level"]).iloc[-1]
+    here = cells[(order == strongest).all(axis=1)]
+    return here[here.seed == here.seed.min()].drop_duplicates("aggregator")
 
 
-def _weight_scenarios(cells: Sequence[CellRow], by_cell: Mapping[str, list]) -> list[list[CellRow]]:
-    """The cells to show: the strongest level of each (task, attack), one cell per rule."""
-    weighing = [c for c in cells if c.cell_id in by_cell and c.attackers]
-    scenarios = []
-    for task, attack in unique((c.task, c.attack) for c in weighing):
-        here = [c for c in weighing if (c.task, c.attack) == (task, attack)]
-        strongest = max(map(_strength, here))
-        here = [c for c in here if _strength(c) == strongest]
-        seed = min(c.seed for c in here)
-        scenarios.append(_one_each([c for c in here if c.seed == seed]))
-    return scenarios
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
 
 
-def _strength(cell: CellRow) -> tuple:
-    """What is swept of an attack, to be compared: the attackers, then the numbers changed."""
-    numbers = (v for v in cell.changes["attack"].values() if isinstance(v, int | float))
-    return cell.n_attackers, *numbers
-
-
-def _heat_map(axis: Axes, cell: CellRow, rows: list) -> None:
-    rounds = unique(w.round for w in rows)
+def _heat_map(axis: Axes, cell, rows: pd.DataFrame):
+    values = rows.pivot(index="client", columns="round", values="weight")
     attackers = set(cell.attackers)
-    clients = sorted({w.client for w in rows}, key=lambda k: (k in attackers, k))
-    values = np.full((len(clients), len(rounds)), np.nan)
-    row_of = {k: i for i, k in enumerate(clients)}
-    column_of = {r: i for i, r in enumerate(rounds)}
-    for w in rows:
-        values[row_of[w.client], column_of[w.round]] = w.weight
+    clients = sorted(values.index, key=lambda k: (k in attackers, k))
     # A round's weights as multiples of an equal share among those who took part.
-    share = np.nansum(values, axis=0) / np.sum(~np.isnan(values), axis=0)
-    values = values / np.where(share > 0, share, 1)
-    axis.imshow(
-        values, aspect="auto", cmap="cividis", interpolation="nearest", vmin=0, vmax=HEAVIEST
-    )
-    n_honest = len(clients) - len(attackers & set(clients))
+    share = values.mean()
+    values = (values / share.where(share > 0, 1)).loc[clients]
+    rounds, n_honest = list(values.columns), len(clients) - len(attackers & set(clients))
+    axis.set_facecolor("#9A9AA0")
+    image = axis.imshow(
+        values, aspect="auto", cmap="PuOr_r", interpolation="nearest",
+        norm=TwoSlopeNorm(1, 0, HEAVIEST),
+    )  # fmt: skip
     axis.plot([-0.5 - 0.02 * len(rounds)] * 2, [n_honest - 0.5, len(clients) - 0.5],
               color=style.ATTACKER, lw=5, clip_on=False, solid_capstyle="butt")  # fmt: skip
     axis.axhline(n_honest - 0.5, color=style.ATTACKER, lw=1)
@@ -523,51 +581,32 @@ def _heat_map(axis: Axes, cell: CellRow, rows: list) -> None:
     axis.grid(visible=False)
     axis.set_xlabel("round", labelpad=-8)
     axis.set_ylabel(f"{len(clients)} clients", labelpad=9)
-    axis.set_title(f"{cell.label}: {cell.task}\n{_attack(cell)}", loc="left", fontsize=9)
+    swept = captions.scenario("", cell.x_name, cell.x) if cell.x_name != "n_attackers" else ""
+    attack = (
+        f"{cell.attack.replace('_', ' ')}, {captions.counted(int(cell.n_attackers), 'attacker')}"
+    )
+    attack += f", {swept}" if swept else ""
+    axis.set_title(f"{cell.label}: {cell.task.replace('_', ' ')}\n{attack}", loc="left", fontsize=9)
+    return image
 
 
-def _attack(cell: CellRow) -> str:
-    attackers = captions.counted(cell.n_attackers, "attacker")
-    changes = [_equation(name, value) for name, value in cell.changes["attack"].items()]
-    return ", ".join([cell.attack.replace("_", " "), attackers, *changes])
-
-
-def _equation(name: str, value: float | str | bool | None) -> str:
-    symbols = {"n_attackers": "attackers", "noise_std": "σ", "delta": "δ", "lam": "λ"}
-    return f"{symbols.get(name, name)} = {captions.x_text(value)}"
-
-
-def _shade(axis: Axes, x: np.ndarray, y: np.ndarray) -> None:
-    trusted, counted = x[y >= 1 - 1e-9], x[y > 0]
-    axis.axvspan(trusted[0], trusted[-1], color="#009E73", alpha=0.18, lw=0)
-    for side in ((counted[0], trusted[0]), (trusted[-1], counted[-1])):
-        axis.axvspan(*side, color="#E69F00", alpha=0.18, lw=0)
-
-
-def _scenario(cell: CellRow) -> str:
-    parts = [captions.panel_title(cell.panel)] if cell.panel else []
-    if cell.x is not None:
-        parts.append(_equation(cell.x_name, cell.x))
-    return ", ".join(parts)
-
-
-def _paper_sentence(cells: Sequence[CellRow], numbers: PaperNumbers, marks: str = "Dashed") -> str:
-    if not numbers.values:
+def _paper_sentence(cells: pd.DataFrame, numbers: PaperNumbers, marks: str = "Dashed") -> str:
+    if numbers.values.empty:
         return ""
-    sources = unique(value.source for value in numbers.values.values())
-    sentence = f"{marks}: the paper ({', '.join(sources)})"
-    if cells[0].x_name == "n_attackers" and numbers.participants(cells) != numbers.n_clients:
+    sources = captions.listed(list(dict.fromkeys(numbers.values.source)))
+    sentence = f"{marks}: the paper ({sources})"
+    shared = (cells.x_name == "n_attackers").any()
+    if shared and numbers.participants(cells) != numbers.n_clients:
         sentence += f", {numbers.n_clients} participants, drawn at the same share of attackers"
     return sentence + "."
 
 
-def _one_each(cells: Sequence[CellRow]) -> list[CellRow]:
-    """The first cell of each aggregator, in order."""
-    first: dict[str, CellRow] = {}
-    for c in cells:
-        first.setdefault(c.aggregator, c)
-    return list(first.values())
-
-
-def _handle(look: style.Look, label: str, markers: bool = True) -> Line2D:
-    return Line2D([], [], label=label, **look.line_style(markers))
+def _alt(curves: Mapping[tuple[str, str], pd.DataFrame], labels: Mapping[str, str]) -> str:
+    """Where each line begins and ends."""
+    parts = []
+    for (panel, rule), curve in curves.items():
+        known = curve["mean"].dropna()
+        if len(known):
+            name = ", ".join(filter(None, [captions.panel_title(panel), labels[rule]]))
+            parts.append(f"{name} from {known.iloc[0]:.0f} to {known.iloc[-1]:.0f} %")
+    return f"Accuracy over the sweep: {'; '.join(parts)}."

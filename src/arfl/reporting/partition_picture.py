@@ -11,7 +11,29 @@ from arfl.files import atomic_path
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import LogNorm, Normalize
+
+
+def heat_map(axes: Axes, class_counts: np.ndarray) -> QuadMesh:
+    """Draw (n_clients, n_classes) counts, classes downwards; white is none, colours begin at 0."""
+    counts = np.ma.masked_equal(class_counts.T, 0)
+    # Participants that differ by orders of magnitude, as states do, need logarithmic colours.
+    totals = counts.sum(axis=0)
+    logarithmic = totals.max() > 20 * totals.min()
+    norm = LogNorm(1, counts.max()) if logarithmic else Normalize(0, counts.max())
+    # Viridis (reversed: more is darker) is told apart by colour-blind readers and in grey.
+    mesh = axes.pcolormesh(
+        counts, cmap="viridis_r", norm=norm, edgecolors="white", linewidth=0.4, rasterized=True
+    )
+    axes.invert_yaxis()
+    axes.tick_params(length=0)
+    axes.spines[:].set_color("0.7")
+    axes.grid(visible=False)
+    axes.set_xlabel("participant")
+    axes.set_ylabel("class")
+    return mesh
 
 
 def draw(
@@ -28,21 +50,12 @@ def draw(
         class_names: the name of each class, in the order of the labels.
         path: the file to write, its format by its suffix (``.png`` or ``.pdf``).
     """
-    counts = np.ma.masked_equal(class_counts.T, 0)
-    n_classes, n_clients = counts.shape
-    # Participants that differ by orders of magnitude, as states do, need logarithmic colours.
-    totals = counts.sum(axis=0)
-    logarithmic = totals.max() > 20 * totals.min()
-    norm = LogNorm(1, counts.max()) if logarithmic else Normalize(0, counts.max())
+    n_clients, n_classes = class_counts.shape
     name_width = 0.075 * max(len(name) for name in class_names)
     size = (min(10, 2.2 + 0.3 * n_clients) + name_width, 1.3 + 0.26 * n_classes)
     figure, axes = pyplot.subplots(figsize=size, layout="constrained")
     try:
-        # Viridis (reversed: more is darker) is told apart by colour-blind readers and in grey.
-        mesh = axes.pcolormesh(
-            counts, cmap="viridis_r", norm=norm, edgecolors="white", linewidth=0.4, rasterized=True
-        )
-        axes.invert_yaxis()
+        mesh = heat_map(axes, class_counts)
         axes.set_yticks(np.arange(n_classes) + 0.5, class_names)
         names = description.get("client_names")
         step = 1 if n_clients <= 60 else 10
@@ -53,10 +66,6 @@ def draw(
             rotation=90 if n_clients > 20 else 0,
             fontsize="small",
         )
-        axes.tick_params(length=0)
-        axes.spines[:].set_color("0.7")
-        axes.set_xlabel("participant")
-        axes.set_ylabel("class")
         scheme = {
             key: value
             for key, value in description.items()

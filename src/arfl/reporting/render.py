@@ -1,34 +1,90 @@
-"""Every table, figure, the claims and the report again, from collected CSV alone."""
+"""Every table, figure, the claims and the report again, from what is kept of runs."""
 
+import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
+from arfl import batches
 from arfl.errors import UserError
-from arfl.reporting import claims, figures, report, tables
+from arfl.files import read_json
+from arfl.reporting import claims, collect, figures, report, tables, targets
+from arfl.reporting.frames import MANIFEST
 
 
 def render(
-    run_folder: str | os.PathLike, paper_dir: str | os.PathLike, out: str | os.PathLike
+    runs: Iterable[str | os.PathLike], paper_dir: str | os.PathLike, out: str | os.PathLike
 ) -> None:
-    """Render what has been collected, without records, data or PyTorch.
+    """Render runs without data or PyTorch, and without training anything.
 
     Args:
-        run_folder: holds ``plan.json`` and ``collected/<target>/``.
+        runs: folders of ``plan.json`` with packed records (`arfl.batches`), with what has been
+            collected from them (``collected/<target>/``), or with both: then packed records count.
         paper_dir: the paper's numbers and claims.
-        out: folder for ``tables/``, ``figures/``, ``claims.csv``, ``claims.md``, ``report.html``.
+        out: folder; a run's ``tables/``, ``figures/``, ``claims.csv .md .json`` and ``report.html``
+            go to a folder of its name in it, and ``index.html`` beside these.
 
     Raises:
-        UserError: if nothing has been collected there.
+        UserError: if nothing is kept of a run.
     """
-    run_folder, out = Path(run_folder), Path(out)
-    collected = sorted(folder for folder in run_folder.glob("collected/*") if folder.is_dir())
-    if not collected:
-        raise UserError(f"{run_folder}/collected holds nothing; run `collect` or name another run")
-    for folder in collected:
-        if folder.name in tables.TARGETS:
-            tables.write(folder, folder.name, paper_dir, out / "tables" / folder.name)
-        if folder.name in figures.TARGETS:
-            figures.draw(folder, folder.name, paper_dir, out / "figures" / folder.name)
-    with_cells = [folder for folder in collected if (folder / "cells.csv").exists()]
-    claims.evaluate(with_cells, paper_dir, out / "claims")
-    report.write(run_folder, run_folder / "plan.json", paper_dir, out / "report.html")
+    out, runs = Path(out), list(map(Path, runs))
+    studies = _studies(runs)
+    drawn = [_draw(run, studies, paper_dir, out / run.name) for run in runs]
+    # Each page shows the ledgers of all runs beside each other.
+    ledgers = [out / run.name / "claims.json" for run in runs]
+    for (plan, manifests, tabled, pictures), ledger in zip(drawn, ledgers, strict=True):
+        others = [path for path in ledgers if path != ledger]
+        page = ledger.with_name("report.html")
+        report.write(plan, manifests, ledger, page, tabled, pictures, others)
+    report.index(ledgers, out / "index.html")
+
+
+def _studies(runs: list[Path]) -> dict[str, Path]:
+    """The files of studies that depend on no run's data: one serves all."""
+    found = {}
+    for name in ("figure2", "theory"):
+        for run in runs:
+            path = run / "collected" / name / targets.STUDIES[name].study
+            if path.exists():
+                found.setdefault(name, path)
+    return found
+
+
+def _draw(
+    run: Path, studies: dict[str, Path], paper_dir: str | os.PathLike, out: Path
+) -> tuple[Path, list[Path], list[Path], list[str]]:
+    """The plan, manifests, laid-out tables and figures of a run, for its report."""
+    plan_path = run / "plan.json"
+    plan = read_json(plan_path)
+    kept = run / "collected"
+    collected = kept
+    if batches.paths(run):
+        collected = out / "collected"
+        packed = batches.read(run)
+        for target in (*plan["targets"], targets.ALL):
+            collect.collect(plan_path, target, collected / target / MANIFEST, packed)
+    manifests = sorted(collected.glob(f"*/{MANIFEST}"))
+    if not manifests:
+        raise UserError(
+            f"{run} holds neither records ({batches.SUFFIX}) nor collected files; name another run"
+        )
+    tabled, drawn = [], []
+    for target in targets.of_plan(plan).values():
+        folder = kept if target.study else collected
+        source = folder / target.folder / (target.study or MANIFEST)
+        source = studies.get(target.name, source)
+        if not source.exists():
+            continue
+        logging.info("%s: %s", run.name, target.title)
+        prefix = out / "figures" / target.name
+        figures.draw(source, target, paper_dir, prefix)
+        drawn += [f"{prefix}.svg", f"{prefix}.json"]
+        if target.by_round:
+            figures.draw_rounds(source, target, f"{prefix}.rounds")
+            drawn += [f"{prefix}.rounds.svg", f"{prefix}.rounds.json"]
+        if target.table:
+            tables.write(source, target, paper_dir, out / "tables" / target.name)
+            tabled.append(out / "tables" / f"{target.name}.json")
+    own = [path for path in manifests if path.parent.name != targets.ALL]
+    claims.evaluate(own, paper_dir, out / "claims", studies.get("theory"))
+    return plan_path, manifests, tabled, drawn

@@ -1,110 +1,237 @@
-"""The report: one HTML page that needs nothing else, made from collected CSV.
+"""The report: one HTML page that needs nothing else, made of the files that the steps before wrote.
 
-Claims first, then every target beside the paper's numbers, then what stands behind them:
-partitions, settings, provenance and the state of every cell. Pictures are embedded, so the page
-opens from a file, in a mail or in print.
+First what was found: three sentences and a matrix of the claims over the runs; then the reasoning
+for each claim, folded; then every target, and what stands behind the numbers: assumptions,
+settings, provenance and the state of every cell. Pictures are embedded, so the page opens from a
+file, in a mail or in print. `index` writes the page over several runs.
 """
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
-from matplotlib.figure import Figure
 
+from arfl.errors import UserError
 from arfl.files import read_json, write_text
-from arfl.reporting import captions, claims, figures, style, tables
-from arfl.reporting.collect import CellRow, Collected
-from arfl.reporting.compare import unique
-from arfl.reporting.tables import Table
+from arfl.reporting import captions, claims, evidence, targets
+from arfl.reporting.claims import UNDECIDED
+from arfl.reporting.frames import DONE, Collected, x_text
+from arfl.reporting.margins import FAILS, HOLDS, UNCLEAR
 
-# In the order of the page; a target of the plan that is not named here comes after these.
-ORDER = (
-    "figure3",
-    "table1",
-    "table2",
-    "table3",
-    "figure4",
-    "loan",
-    "table4",
-    "hyperparameters",
-    "figure2",
-    "theory",
-    "figure5",
-    "weights",
-    "timing",
-)
-# Sharp on a phone, and still small: the page of a full grid stays within a few megabytes.
-DPI = 110
-# A target's own figure is of these already per round.
-_PER_ROUND = ("figure4",)
-_STATES = {"done": "✓", "missing": "·", "broken": "✗", "diverged": "∞"}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An embedded picture and the words for those who cannot see it."""
-
-    uri: str
-    alt: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """One target on the page."""
-
-    target: str
-    title: str
-    caption: str
-    pictures: list[Picture]
-    table: Table | None
+_STATES = {"done": "✓", "diverged": "∞", "missing": "·", "broken": "✗"}
+_MARKS = {HOLDS: "✓", FAILS: "✗", UNCLEAR: "?"}
 
 
 def write(
-    run_dir: str | Path, plan_path: str | Path, paper_dir: str | Path, out_html: str | Path
+    plan_path: str | Path,
+    manifests: Iterable[str | Path],
+    ledger: str | Path,
+    out_html: str | Path,
+    tables: Iterable[str | Path] = (),
+    figures: Iterable[str | Path] = (),
+    others: Iterable[str | Path] = (),
 ) -> None:
     """Write the report of one run.
 
     Args:
-        run_dir: the run's folder; ``collected/<target>/`` in it holds each target's CSV (and the
-            studies' files), as `collect` and the studies wrote them. Targets without that folder
-            are listed as not collected.
         plan_path: the run's plan.
-        paper_dir: the paper's numbers and claims.
+        manifests: the ``collected.json`` of its targets, as far as they have been collected.
+        ledger: ``claims.json`` of the run.
         out_html: the page to write.
+        tables: ``<target>.json`` of `tables.write`.
+        figures: ``<name>.svg`` and ``<name>.json`` of `figures.draw` and `figures.draw_rounds`.
+        others: ``claims.json`` of other runs, for the matrix.
+
+    Raises:
+        UserError: if a file is missing or has another form.
     """
-    plan = read_json(plan_path)
-    folders = {f.name: f for f in sorted(Path(run_dir, "collected").glob("*")) if f.is_dir()}
-    data = {t: Collected(f) for t, f in folders.items() if (f / "cells.csv").exists()}
-    wanted = unique([*ORDER, *plan["targets"]])
-    cells = _unique_cells(data.values())
-    page = _template().render(
+    plan, own = read_json(plan_path), _ledger(ledger)
+    collected = {c.target: c for c in map(Collected, manifests)}
+    known = targets.of_plan(plan)
+    cells = _unique([c.cells for c in collected.values()])
+    sections = _sections(known, tables, figures)
+    runs = [own, *(run for run in map(_ledger, others) if run["run"] != own["run"])]
+    planned = {row["cell"]["id"] for rows in plan["targets"].values() for row in rows}
+    with_cells = [t for t in plan["targets"] if t in collected]
+    page = _environment().get_template("report.html.jinja").render(
         plan=plan,
-        warning=captions.warning(cells) if cells else "",
+        own=own,
+        sentences=findings(own),
+        standing=_standing(own, cells),
         summary=captions.data_sentence(cells),
         mixed=captions.mixed_versions(cells),
-        findings=claims.ledger(data, paper_dir),
-        sections=[_section(t, folders[t], data.get(t), paper_dir) for t in wanted if t in folders],
-        linked=set(wanted) & set(folders),
-        not_collected=[captions.title(t) for t in wanted if t not in folders],
-        partitions=_partitions(data.values()),
-        troubles=[c for c in cells if not c.done],
-        state_tables=[_states(t, data[t].cells) for t in plan["targets"] if t in data],
+        tally=claims.tally(own["claims"]),
+        runs=[_run_name(run) for run in runs],
+        matrix=matrix(runs),
+        sections=sections,
+        not_collected=[known[t].title for t in plan["targets"] if t not in collected],
+        troubles=cells[cells.state != DONE].to_dict("records"),
+        state_tables=[_states(known[t].title, collected[t].cells) for t in with_cells],
         assumptions=plan.get("assumptions", []),
         settings=_settings(cells),
         options={kind: _options(cells, kind) for kind in ("aggregator", "attack")},
-        datasets=_datasets(cells),
-        origins=_origins(cells),
-        n_done=sum(c.done for c in cells),
-        n_cells=len(cells),
-        rule=tables.RULE,
-    )
+        datasets=captions.trained(cells).drop_duplicates("data_checksum").to_dict("records"),
+        origins=_origins(captions.trained(cells)),
+        n_done=int((cells.state == DONE).sum()),
+        n_cells=len(planned),
+        minimum_seeds=evidence.MINIMUM_SEEDS,
+    )  # fmt: skip
     write_text(out_html, page)
 
 
-def _template():
+def index(ledgers: Iterable[str | Path], out_html: str | Path) -> None:
+    """Write the page over several runs: what each is, and the matrix of claims.
+
+    Args:
+        ledgers: ``claims.json`` of each run; its report is expected beside it, and the page above.
+        out_html: the page to write.
+    """
+    paths = list(map(Path, ledgers))
+    runs = [_ledger(path) for path in paths]
+    rows = [
+        {**run, "tally": claims.tally(run["claims"]), "href": f"{path.parent.name}/report.html",
+         "has_report": (path.parent / "report.html").exists()}
+        for run, path in zip(runs, paths, strict=True)
+    ]  # fmt: skip
+    page = _environment().get_template("index.html.jinja").render(
+        rows=rows, runs=[_run_name(run) for run in runs], matrix=matrix(runs)
+    )  # fmt: skip
+    write_text(out_html, page)
+
+
+def findings(ledger: Mapping) -> list[str]:
+    """What was found, in three sentences, computed from a ledger.
+
+    How many verdicts there are, or what keeps them away; the clearest contradiction between what
+    was measured and what is claimed; and the statements that the paper's own numbers contradict.
+    """
+    found = ledger["claims"]
+    trained = [f for f in found if f["target"] != "theory"]
+    decided = [f for f in trained if f["verdict"] != UNDECIDED]
+    states = [f["at_hand"] for f in trained]
+    at_hand = ", ".join(
+        f"{words}: {n}"
+        for words, n in (
+            ("hold", states.count(HOLDS)), ("do not hold", states.count(FAILS)),
+            ("unclear", states.count(UNCLEAR)),
+            ("not enough records", sum(s not in _MARKS for s in states)),
+        )
+        if n
+    )  # fmt: skip
+    if decided:
+        told = ", ".join(f"{n} {verdict}" for verdict, n in claims.tally(trained).items())
+        first = f"Of {len(trained)} claims about trained models: {told}."
+    else:
+        first = (
+            f"None of the {len(trained)} claims about trained models is judged "
+            f"({_why_none(trained)}). What the records at hand say of them: {at_hand}."
+        )
+    return [first, _contradiction(trained), _own_contradictions(found)]
+
+
+def matrix(runs: Sequence[Mapping]) -> list[dict]:
+    """A row per claim: its words, the paper's own numbers, and each run's mark.
+
+    A mark is bold for a verdict; the words beside it say what was measured and what is claimed.
+    """
+    rows = []
+    for claim in runs[0]["claims"]:
+        cells = []
+        for run in runs:
+            finding = next((f for f in run["claims"] if f["id"] == claim["id"]), None)
+            cells.append(_matrix_cell(finding))
+        own = claim["papers_own"]
+        mark = {
+            "mark": _MARKS.get(own, "–"),
+            "word": own,
+            "title": claim["papers_numbers"],
+            "verdict": False,
+        }
+        rows.append({"claim": claim, "papers": mark, "cells": cells})
+    return rows
+
+
+def _matrix_cell(finding: Mapping | None) -> dict:
+    if finding is None:
+        return {"mark": "–", "word": "not in it", "verdict": False, "sides": "", "title": ""}
+    state = finding["at_hand"]
+    verdict = finding["verdict"] != UNDECIDED
+    under = f" under {finding['under']}" if finding["under"] and verdict else ""
+    title = f"{finding['verdict']}{under}" if verdict else f"{state}; {finding['reason']}"
+    sides = f"{finding['measured']}, claimed {finding['claimed']}" if finding["measured"] else ""
+    return {
+        "mark": _MARKS.get(state, "·"),
+        "word": state,
+        "verdict": verdict and not under,
+        "sides": sides,
+        "title": title,
+    }
+
+
+def _why_none(found: Sequence[Mapping]) -> str:
+    """The obstacles that most claims share."""
+    reasons = [
+        reason for f in found for reason in f["reason"].split("; ")
+        if not any(word in reason for word in ("cells", "not settle", "usable", "not enough"))
+    ]  # fmt: skip
+    counts = pd.Series(reasons, dtype=object).value_counts()
+    shared = [r for r, n in counts.items() if n >= len(found) / 3]
+    return "; ".join(shared[:3]) or "records are missing"
+
+
+def _contradiction(found: Sequence[Mapping]) -> str:
+    failing = [f for f in found if f["at_hand"] == FAILS]
+    decided = [f for f in failing if f["verdict"] != UNDECIDED]
+    if not failing:
+        holding = [f for f in found if f["at_hand"] == HOLDS]
+        if holding:
+            return f"What was measured fits, for one, {claims.statement(holding[0])}."
+        return "What was measured neither fits nor contradicts any claim beyond chance."
+    return (
+        f"What was measured contradicts most clearly {claims.statement((decided or failing)[0])}."
+    )
+
+
+def _own_contradictions(found: Sequence[Mapping]) -> str:
+    own = [f for f in found if f["papers_own"] == FAILS]
+    checked = sum(f["papers_own"] in _MARKS for f in found)
+    if not own:
+        return f"The paper's own printed numbers bear out all {checked} claims that they bear on."
+    return (
+        f"The paper's own printed numbers contradict {len(own)} of the {checked} claims that they "
+        f"bear on, such as “{own[0]['quote']}”: {own[0]['papers_numbers'].split(' (')[0]}."
+    )
+
+
+def _standing(ledger: Mapping, cells: pd.DataFrame) -> tuple[str, str]:
+    """What this page may be taken for: a class and a sentence, by the obstacles to verdicts."""
+    if captions.warning(cells):
+        return "stands-not", captions.warning(cells)
+    verdicts = [f for f in ledger["claims"] if f["target"] != "theory"]
+    judged = sum(f["verdict"] != UNDECIDED for f in verdicts)
+    if judged < len(verdicts):
+        return "stands-partly", (
+            f"The paper's scale on complete real data, but not the whole experiment: "
+            f"{judged} of {len(verdicts)} claims can be judged."
+        )
+    return "stands", "The paper's experiment: every claim is judged."
+
+
+def _ledger(path: str | Path) -> dict:
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != 1 or not content.get("claims"):
+        raise UserError(f"{path} is not a ledger; run `python -m arfl claims` again")
+    return content
+
+
+def _run_name(run: Mapping) -> str:
+    return run["run"] or "nothing collected"
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -117,104 +244,78 @@ def _template():
     environment.filters["breakable"] = lambda text: Markup(
         str(escape(text)).replace("/", "/<wbr>").replace("_", "_<wbr>")
     )
-    return environment.get_template("report.html.jinja")
+    return environment
 
 
-def _section(
-    target: str, folder: Path, collected: Collected | None, paper_dir: str | Path
-) -> Section:
-    title = captions.title(target)
-    pictures = []
-    if target in figures.TARGETS:
-        pictures.append(_picture(figures.make(folder, target, paper_dir), title))
-    table, caption = None, ""
-    if collected is not None:
-        caption = captions.caption(collected.cells)
-        if target in tables.TARGETS:
-            table = tables.build(collected.cells, target, paper_dir)
-        if target not in (*_PER_ROUND, "weights", "timing"):
-            pictures += _by_round(collected, target)
-    return Section(target, title, caption, pictures, table)
+def _sections(
+    known: Mapping[str, targets.Target],
+    tables: Iterable[str | Path],
+    figures: Iterable[str | Path],
+) -> list[dict]:
+    """One per target that has a figure or a table, in the order of the page."""
+    read = {Path(path).stem: read_json(path) for path in tables}
+    words = {Path(p).stem: read_json(p) for p in figures if Path(p).suffix == ".json"}
+    pictures = {}
+    for path in map(Path, figures):
+        if path.suffix == ".svg":
+            content = base64.b64encode(path.read_bytes()).decode("ascii")
+            pictures[path.stem] = {"uri": f"data:image/svg+xml;base64,{content}"}
+    sections = []
+    for name, target in known.items():
+        drawn = [
+            {**words[stem], **pictures[stem]}
+            for stem in (name, f"{name}.rounds")
+            if stem in words and stem in pictures
+        ]
+        table = read.get(name)
+        if drawn or table:
+            source = table["source"] if table else drawn[0]["source"]
+            sections.append(
+                {"target": name, "title": target.title, "source": source, "pictures": drawn,
+                 "table": table}
+            )  # fmt: skip
+    return sections
 
 
-def _by_round(collected: Collected, target: str) -> list[Picture]:
-    pictures = []
-    for metric in ("accuracy", "attack_success_rate"):
-        figure = figures.by_round(collected, metric, target)
-        if figure is not None:
-            alt = f"{captions.title(target)}: {captions.METRICS[metric]} by round"
-            pictures.append(_picture(figure, alt))
-    return pictures
+def _unique(several: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Each cell once; a view holds them too."""
+    if not several:
+        raise UserError("nothing has been collected; run `python -m arfl collect` first")
+    return pd.concat(several, ignore_index=True).drop_duplicates("cell_id")
 
 
-def _partitions(collected: Iterable[Collected]) -> Picture | None:
-    collected = list(collected)
-    rows = {(r.task, r.seed, r.client): r for c in collected for r in c.partitions}
-    if not rows:
-        return None
-    figure = figures.partitions(list(rows.values()), _unique_cells(collected))
-    return _picture(figure, "Training samples of each class at each client")
-
-
-def _picture(figure: Figure, alt: str) -> Picture:
-    encoded = base64.b64encode(style.png(figure, DPI)).decode("ascii")
-    return Picture(f"data:image/png;base64,{encoded}", alt)
-
-
-def _unique_cells(collected: Iterable[Collected]) -> list[CellRow]:
-    cells: dict[str, CellRow] = {}
-    for c in collected:
-        for cell in c.cells:
-            cells.setdefault(cell.cell_id, cell)
-    return list(cells.values())
-
-
-def _states(target: str, cells: Sequence[CellRow]) -> dict:
+def _states(title: str, cells: pd.DataFrame) -> dict:
     """One line per scenario and rule, one column per seed."""
-    seeds = sorted({c.seed for c in cells})
-    lines: dict[tuple, dict[int, str]] = {}
-    for c in cells:
-        where = ", ".join(filter(None, [captions.panel_title(c.panel), _place(c)]))
-        lines.setdefault((where, c.label), {})[c.seed] = c.state
-    return {
-        "title": captions.title(target),
-        "done": sum(c.done for c in cells),
-        "planned": len(cells),
-        "seeds": seeds,
-        "lines": [
-            (where, label, [(s.get(seed, ""), _STATES.get(s.get(seed, ""), "")) for seed in seeds])
-            for (where, label), s in lines.items()
-        ],
-    }
+    seeds = sorted(cells.seed.unique())
+    lines = []
+    where = [
+        captions.scenario(*place) for place in zip(cells.panel, cells.x_name, cells.x, strict=True)
+    ]
+    for (scenario, label), group in cells.assign(where=where).groupby(
+        ["where", "label"], sort=False
+    ):
+        states = dict(zip(group.seed, group.state, strict=True))
+        marks = [(states.get(s, ""), _STATES.get(states.get(s, ""), "")) for s in seeds]
+        lines.append((scenario, label, marks))
+    done = int((cells.state == DONE).sum())
+    return {"title": title, "done": done, "planned": len(cells), "seeds": seeds, "lines": lines}
 
 
-def _place(cell: CellRow) -> str:
-    if cell.x is None:
-        return ""
-    name = captions.X_LABELS.get(cell.x_name, cell.x_name)
-    return f"{name} {captions.x_text(cell.x)}"
-
-
-def _settings(cells: Sequence[CellRow]) -> dict[str, list[tuple[str, str]]]:
+def _settings(cells: pd.DataFrame) -> dict[str, list[tuple[str, str]]]:
     """What each task was really trained with, from the first record of each, as flat pairs."""
-    result: dict[str, list[tuple[str, str]]] = {}
-    for c in cells:
-        if c.done and c.task not in result:
-            result[c.task] = list(_flat(c.settings["task"]))
-    return result
+    first = captions.trained(cells).drop_duplicates("task")
+    return {c.task: list(_flat(c.settings["task"])) for c in first.itertuples()}
 
 
-def _options(cells: Sequence[CellRow], kind: str) -> list[tuple[str, str, str]]:
+def _options(cells: pd.DataFrame, kind: str) -> list[tuple[str, str, str]]:
     """(name, settings, tasks) of every aggregator or attack that the records were made with."""
-    tasks: dict[tuple[str, str], list[str]] = {}
-    for c in cells:
-        if c.done and c.settings[kind]:
+    tasks: dict[tuple[str, str], dict[str, None]] = {}
+    for c in captions.trained(cells).itertuples():
+        if c.settings[kind]:
             text = ", ".join(
                 f"{k.removeprefix('options.')} {v}" for k, v in _flat(c.settings[kind])
             )
-            places = tasks.setdefault((getattr(c, kind), text), [])
-            if c.task not in places:
-                places.append(c.task)
+            tasks.setdefault((getattr(c, kind), text), {})[c.task] = None
     return [(name, text, ", ".join(places)) for (name, text), places in sorted(tasks.items())]
 
 
@@ -223,32 +324,26 @@ def _flat(value: Mapping, prefix: str = "") -> Iterable[tuple[str, str]]:
         if isinstance(entry, Mapping):
             yield from _flat(entry, f"{prefix}{key}.")
         elif entry is not None:
-            yield f"{prefix}{key}", str(entry)
+            yield f"{prefix}{key}", x_text(entry) if isinstance(entry, float) else str(entry)
 
 
-def _datasets(cells: Sequence[CellRow]) -> list[CellRow]:
-    """The first cell of each dataset really used."""
-    return list({c.data_checksum: c for c in reversed(cells) if c.done}.values())[::-1]
-
-
-def _origins(cells: Sequence[CellRow]) -> list[dict]:
+def _origins(cells: pd.DataFrame) -> list[dict]:
     """The distinct origins of the records, with how many cells come from each."""
-    origins: dict[tuple, dict] = {}
-    for c in cells:
-        if not c.done:
-            continue
-        libraries = ", ".join(f"{k} {v}" for k, v in c.libraries.items() if v)
-        key = (c.commit, c.dirty, c.device, c.device_name, libraries)
-        origin = origins.setdefault(
-            key,
-            {
-                "commit": (c.commit[:12] or "unknown") + (" with local changes" if c.dirty else ""),
-                "device": f"{c.device_name} ({c.device})",
-                "libraries": libraries,
-                "fingerprints": set(),
-                "cells": 0,
-            },
+    keyed = cells.assign(
+        libraries=captions.libraries(cells),
+        dirty=cells.dirty.map(lambda dirty: dirty is True),
+        backends=cells.backends.map(lambda b: ", ".join(f"{k}: {v}" for k, v in (b or {}).items())),
+    )
+    keys = ["commit", "dirty", "device", "device_name", "backends", "libraries"]
+    return [
+        {
+            "commit": (commit[:12] or "unknown") + (" with local changes" if dirty else ""),
+            "device": f"{name} ({device})" + (f"; {backends}" if backends else ""),
+            "libraries": libraries,
+            "fingerprints": sorted({f[:8] for f in group.fingerprint}),
+            "cells": len(group),
+        }
+        for (commit, dirty, device, name, backends, libraries), group in keyed.groupby(
+            keys, sort=False
         )
-        origin["fingerprints"].add(c.fingerprint[:8])
-        origin["cells"] += 1
-    return list(origins.values())
+    ]

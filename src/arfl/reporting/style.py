@@ -4,11 +4,9 @@ Colours are those of Okabe and Ito (2008); a rule is also told by its marker and
 because several of the colours are the same grey.
 """
 
-import io
 import logging
 import math
-import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +15,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from arfl.files import atomic_path
+from arfl.files import atomic_path, write_json
 
 DPI = 160
 INK = "#222222"
-PAPER_LINE = {"linewidth": 1.0, "linestyle": (0, (3, 2)), "alpha": 0.75}
+SOFT = "#B8B8BE"
+PAPER_LINE = {
+    "color": INK, "linewidth": 1.2, "linestyle": (0, (3, 2)), "marker": "o", "markersize": 4,
+    "markerfacecolor": "white",
+}  # fmt: skip
 ATTACKER = "#D55E00"
 
 
@@ -76,7 +78,10 @@ matplotlib.rcParams.update(
         "grid.linewidth": 0.7,
         "axes.axisbelow": True,
         "pdf.fonttype": 42,
-        "svg.fonttype": "none",
+        "svg.fonttype": "path",
+        # Without it each run names the parts of an SVG anew.
+        "svg.hashsalt": "arfl",
+        "figure.constrained_layout.use": True,
     }
 )
 
@@ -103,100 +108,85 @@ def spare_looks(count: int) -> list[Look]:
     return [_OTHERS[i % len(_OTHERS)] for i in range(count)]
 
 
-def empty(title: str, caption: str) -> Figure:
-    """A figure that says that there is nothing to draw yet."""
-    figure, (axis,) = grid(1, columns=1, panel_width=6.6, panel_height=1.6)
-    axis.text(0.5, 0.5, "no records to draw yet", ha="center", va="center", color="#777777")
-    axis.set_axis_off()
-    finish(figure, title, caption)
-    return figure
-
-
 def grid(
-    n_panels: int, columns: int, panel_width: float = 3.6, panel_height: float = 2.9, **options
+    n_panels: int, columns: int, panel_width: float = 3.2, panel_height: float = 2.4, **options
 ) -> tuple[Figure, list[Axes]]:
     """A figure with ``n_panels`` axes in rows of at most ``columns``; spare places stay empty."""
     columns = min(columns, n_panels)
     rows = -(-n_panels // columns)
-    size = (max(panel_width * columns, 4.8), panel_height * rows + 1.0)
     # Without pyplot: it keeps every figure until told to forget it, and looks for a display.
-    figure = Figure(figsize=size)
-    axes = figure.subplots(rows, columns, squeeze=False, **options)
-    flat = list(axes.flat)
-    for spare in flat[n_panels:]:
+    figure = Figure(figsize=(max(panel_width * columns, 4.8), panel_height * rows + 0.3))
+    axes = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
+    for spare in axes[n_panels:]:
         spare.set_visible(False)
     # With shared axes only the bottom row has tick labels, so the last of each column gets its own.
-    for axis in flat[max(0, n_panels - columns) : n_panels]:
+    for axis in axes[max(0, n_panels - columns) : n_panels]:
         axis.tick_params(labelbottom=True)
-    return figure, flat[:n_panels]
+    return figure, axes[:n_panels]
 
 
-def finish(
-    figure: Figure,
-    title: str,
-    caption: str,
-    handles: Sequence = (),
-    legend_columns: int | None = None,
-    left: float | None = None,
-) -> None:
-    """Lay a figure out: title on top, legend below the panels, the small caption at the foot.
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with its words.
 
-    ``left`` is the room in inches for the labels of the first column, where the other columns have
-    none and the panels share their axes; without it all labels are measured, which takes as long
-    as drawing the figure.
+    Attributes:
+        figure: without title and caption: a page has them as text.
+        title: heading.
+        caption: what is shown.
+        source: from which records.
+        alt: what is seen, for those who cannot see it.
     """
-    width, height = figure.get_size_inches()
-    # 0.059 inch is an ample mean width of a character of DejaVu Sans at 7.5 points.
-    lines = _wrap(caption, int((width - 0.4) / 0.059))
-    foot = 0.14 * len(lines) + 0.12
-    columns = legend_columns or max(1, min(len(handles), int(width / 1.75)))
-    legend_rows = -(-len(handles) // columns) if handles else 0
-    legend_height = 0.2 * legend_rows + (0.12 if handles else 0)
-    head = 0.24 * len(_wrap(title, int(width / 0.088))) + 0.12
-    extra = foot + legend_height + head - 1.0
-    height = height + max(0.0, extra)
-    figure.set_size_inches(width, height)
-    figure.text(
-        0.2 / width, 1 - 0.08 / height, "\n".join(_wrap(title, int(width / 0.088))),
-        ha="left", va="top", fontsize=11.5, fontweight="bold",
-    )  # fmt: skip
-    figure.text(
-        0.2 / width, 0.08 / height, "\n".join(lines), fontsize=7.5, color="#555555",
-        ha="left", va="bottom", linespacing=1.25,
-    )  # fmt: skip
-    if handles:
-        figure.legend(
-            handles=list(handles), loc="lower center", ncols=columns, frameon=False,
-            bbox_to_anchor=(0.5, foot / height), borderaxespad=0, handlelength=3.2,
-            columnspacing=1.4, labelspacing=0.3,
-        )  # fmt: skip
-    bottom = (foot + legend_height + 0.04) / height
-    if left is None:
-        figure.tight_layout(pad=0.6, rect=(0, bottom, 1, 1 - head / height))
+
+    figure: Figure
+    title: str
+    caption: str
+    source: str
+    alt: str
+
+
+def empty(title: str, source: str) -> Drawing:
+    """A figure that says that there is nothing to draw yet."""
+    figure, (axis,) = grid(1, columns=1, panel_width=6.6, panel_height=1.2)
+    axis.text(0.5, 0.5, "no records to draw yet", ha="center", va="center", color="#777777")
+    axis.set_axis_off()
+    return Drawing(figure, title, "", source, "Nothing to draw yet.")
+
+
+def label_ends(axis: Axes, ends: Iterable[tuple[float, float, str, str]], gap: float) -> None:
+    """Write names at the ends of lines, apart from each other by at least ``gap`` in data units.
+
+    ``ends`` holds x, y, name and colour of each.
+    """
+    ordered = sorted(ends, key=lambda end: end[1])
+    if not ordered:
         return
-    rows, columns = figure.axes[0].get_gridspec().get_geometry()
-    panel_height = (height * (1 - bottom) - head - 0.8) / rows
-    figure.subplots_adjust(
-        left=left / width, right=1 - 0.15 / width, bottom=bottom + 0.5 / height,
-        top=1 - (head + 0.25) / height, wspace=0.1, hspace=0.5 / panel_height,
-    )  # fmt: skip
+    places = [ordered[0][1]]
+    for _, y, _, _ in ordered[1:]:
+        places.append(max(y, places[-1] + gap))
+    shift = sum(place - end[1] for place, end in zip(places, ordered, strict=True)) / len(places)
+    low, high = axis.get_ylim()
+    shift = min(max(shift, places[-1] - high), places[0] - low)
+    for place, (x, _, name, color) in zip(places, ordered, strict=True):
+        axis.annotate(
+            name, (x, place - shift), xytext=(5, 0), textcoords="offset points", color=color,
+            fontsize=8, va="center", annotation_clip=False,
+        )  # fmt: skip
 
 
-def save(figure: Figure, out_prefix: str | Path) -> None:
-    """Write ``<out_prefix>.png`` and ``.pdf``."""
+def save(drawing: Drawing, out_prefix: str | Path) -> None:
+    """Write a drawing as ``.svg`` without its words, ``.png`` and ``.pdf`` with, and ``.json``."""
+    figure = drawing.figure
+    # Without dates in the files the same CSV gives the same bytes.
+    with atomic_path(f"{out_prefix}.svg") as path:
+        figure.savefig(path, metadata={"Date": None})
+    figure.suptitle(drawing.title, x=0.01, ha="left", fontsize=11.5, fontweight="bold", wrap=True)
+    words = f"{drawing.caption} {drawing.source}".strip()
+    figure.supxlabel(words, x=0.01, ha="left", fontsize=7.5, color="#555555", wrap=True)
     for extension in ("png", "pdf"):
-        # Without dates in the files the same CSV gives the same bytes.
+        # The second is laid out like the first.
+        figure.set_layout_engine("constrained" if extension == "png" else "none")
         metadata = {"CreationDate": None} if extension == "pdf" else {"Software": None}
         with atomic_path(f"{out_prefix}.{extension}") as path:
             figure.savefig(path, dpi=DPI, metadata=metadata)
-
-
-def png(figure: Figure, dpi: int) -> bytes:
-    """The figure as PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, max(width, 20)) or [""]
+    kept = {key: getattr(drawing, key) for key in ("title", "caption", "source", "alt")}
+    write_json(f"{out_prefix}.json", kept)

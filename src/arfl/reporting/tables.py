@@ -1,32 +1,25 @@
-"""Tables beside the paper's numbers, as CSV (tidy, fractions), Markdown and LaTeX (percent)."""
+"""Tables beside the paper's numbers, as CSV (tidy, fractions), Markdown and LaTeX (percent).
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+The laid-out table is also written as JSON, for the report to embed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from arfl.errors import UserError
-from arfl.files import write_text
-from arfl.reporting import captions, compare, paper, timing
-from arfl.reporting.collect import CellRow, Collected, write_csv
-from arfl.reporting.compare import AVERAGE, Comparison, unique
+import pandas as pd
+import yaml
 
-# The targets that have a table; the others are pictures only.
-TARGETS = (
-    "figure3",
-    "table1",
-    "table2",
-    "table3",
-    "table4",
-    "loan",
-    "hyperparameters",
-    "timing",
-)
-RULE = (
-    "Percent. Measured: mean ± standard deviation over the seeds. ▲ or ▼: above or below the paper "
-    "by more than the seeds' spread explains (95 % prediction interval for the mean of the paper's "
-    "three runs, widened by the precision of the printed number)."
-)
+from arfl.errors import UserError
+from arfl.files import write_json, write_text
+from arfl.reporting import captions, compare, frames, paper
+from arfl.reporting.compare import AVERAGE
+from arfl.reporting.frames import BROKEN, Collected
+from arfl.reporting.targets import Target
+
 _NOTHING = "–"
+# From this on a difference is explained by a reading of the text, if one is known.
+LARGE = 0.05
 
 
 @dataclass(frozen=True)
@@ -35,7 +28,7 @@ class Row:
 
     subject: str
     kind: str
-    entries: tuple[str, ...]
+    entries: list[str]
 
 
 @dataclass(frozen=True)
@@ -43,55 +36,59 @@ class Block:
     """A table for people: a heading, column labels and rows, all of them final text."""
 
     heading: str
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    columns: list[str]
+    rows: list[Row]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A titled sequence of blocks with one caption."""
+    """A titled sequence of blocks.
 
+    ``caption`` says how to read it, ``source`` from which records it is, ``notes`` are lines below.
+    """
+
+    target: str
     title: str
     caption: str
-    blocks: tuple[Block, ...]
+    source: str
+    blocks: list[Block]
+    notes: list[str]
 
 
 def write(
-    collected_dir: str | Path, target: str, paper_dir: str | Path, out_prefix: str | Path
+    manifest: str | Path, target: Target, paper_dir: str | Path, out_prefix: str | Path
 ) -> None:
-    """Write ``<out_prefix>.csv``, ``.md`` and ``.tex`` for one target.
+    """Write ``<out_prefix>.csv``, ``.md``, ``.tex`` and ``.json`` for one target.
+
+    Args:
+        manifest: the ``collected.json`` of what it is made of.
+        target: its entry in the table of targets.
+        paper_dir: the paper's numbers.
+        out_prefix: output path without suffix.
 
     Raises:
-        UserError: the target has no table, or nothing has been collected for it.
+        UserError: the target has no table, or what was collected cannot be read.
     """
-    if target not in TARGETS:
-        raise UserError(f"{target} has no table; tables are {', '.join(TARGETS)}")
-    cells = Collected(collected_dir).cells
-    if target == "timing":
-        columns, rows = timing.COLUMNS, [vars(t) for t in timing.summarise(cells)]
+    if not target.table:
+        raise UserError(f"{target.name} has no table: it is a picture only")
+    cells = Collected(manifest).cells
+    if target.plot == "timing":
+        entries, blocks, rule = compare.timing(cells), [_timing_block(cells)], compare.TIMING
     else:
-        numbers = paper.load(paper_dir, target)
-        columns, rows = compare.COLUMNS, [vars(c) for c in compare.compare(cells, numbers)]
-    table = build(cells, target, paper_dir)
-    write_csv(f"{out_prefix}.csv", columns, rows)
+        numbers = paper.load(paper_dir, target.name)
+        entries = compare.compare(cells, numbers, target.averaged)
+        blocks, rule = _blocks(entries, cells), _rule(entries, cells)
+    notes = _differ(entries, cells, paper_dir) + _broken(cells)
+    table = Table(target.name, target.title, rule, captions.caption(cells), blocks, notes)
+    frames.write_csv(f"{out_prefix}.csv", entries)
     write_text(f"{out_prefix}.md", markdown(table))
-    write_text(f"{out_prefix}.tex", latex(table, target))
-
-
-def build(cells: Sequence[CellRow], target: str, paper_dir: str | Path) -> Table:
-    """The table of one target, laid out for people."""
-    if target == "timing":
-        blocks, rule = (_timing_block(cells),), timing.RULE
-    else:
-        comparisons = compare.compare(cells, paper.load(paper_dir, target))
-        blocks, rule = tuple(_blocks(comparisons, cells)), RULE
-    caption = " ".join(filter(None, [captions.caption(cells), captions.diverged(cells), rule]))
-    return Table(captions.title(target), caption, blocks)
+    write_text(f"{out_prefix}.tex", latex(table))
+    write_json(f"{out_prefix}.json", asdict(table))
 
 
 def markdown(table: Table) -> str:
     """The table as GitHub-flavoured Markdown."""
-    lines = [f"# {table.title}", "", table.caption, ""]
+    lines = [f"# {table.title}", "", f"{table.source} {table.caption}", ""]
     for block in table.blocks:
         lines += [f"## {block.heading}", ""] if block.heading else []
         lines.append("| | | " + " | ".join(block.columns) + " |")
@@ -99,142 +96,183 @@ def markdown(table: Table) -> str:
         for subject, row in _first_subject(block.rows):
             lines.append(f"| {subject} | {row.kind} | " + " | ".join(row.entries) + " |")
         lines.append("")
-    return "\n".join(lines)
+    lines += [f"- {note}" for note in table.notes]
+    return "\n".join(lines) + "\n"
 
 
-def latex(table: Table, target: str) -> str:
+def latex(table: Table) -> str:
     """One LaTeX float per block; the document must load booktabs, graphicx and amssymb."""
     lines = [r"% needs \usepackage{booktabs,graphicx,amssymb}"]
     for number, block in enumerate(table.blocks, start=1):
-        width = len(block.columns)
         title = f"{table.title}. {block.heading}." if block.heading else f"{table.title}."
         lines += [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_tex(title)} {_tex(table.caption)}}}",
-            rf"\label{{tab:{target.replace('_', '-')}-{number}}}",
+            rf"\caption{{{_tex(title)} {_tex(table.source)} {_tex(table.caption)}}}",
+            rf"\label{{tab:{table.target.replace('_', '-')}-{number}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{ll{'r' * len(block.columns)}}}",
+            r"\toprule",
+            " & ".join(["", "", *map(_tex, block.columns)]) + r" \\",
+            r"\midrule",
         ]
-        lines.append(r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%")
-        lines.append(rf"\begin{{tabular}}{{ll{'r' * width}}}")
-        lines.append(r"\toprule")
-        lines.append(" & ".join(["", "", *map(_tex, block.columns)]) + r" \\")
-        lines.append(r"\midrule")
         for position, (subject, row) in enumerate(_first_subject(block.rows)):
             if subject and position:
                 lines.append(r"\addlinespace")
-            cells = [subject, row.kind, *row.entries]
-            lines.append(" & ".join(map(_tex, cells)) + r" \\")
+            lines.append(" & ".join(map(_tex, [subject, row.kind, *row.entries])) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""]
     return "\n".join(lines) + "\n"
 
 
 def percent(value: float | None, digits: int = 2, signed: bool = False) -> str:
-    """A fraction as percent, with a true minus sign; a dash for None."""
-    if value is None:
+    """A fraction as percent, with a true minus sign; a dash for none."""
+    if pd.isna(value):
         return _NOTHING
     text = f"{100 * value:{'+' if signed else ''}.{digits}f}"
     return text.replace("-", "−")
 
 
-def _blocks(comparisons: list[Comparison], cells: Sequence[CellRow]) -> list[Block]:
+def _rule(entries: pd.DataFrame, cells: pd.DataFrame) -> str:
+    """What the entries are; of spreads and marks only where there are any."""
+    sentences = ["Percent."]
+    if (entries.n_done > 1).any():
+        sentences.append("Measured: mean ± standard deviation over the seeds.")
+    elif entries.n_done.any():
+        sentences.append("Measured: one seed, so without a spread, and no difference is marked.")
+    window = entries.late_rounds.max()
+    if window > 1:
+        sentences.append(
+            f"Last {window:.0f} rounds: the mean over them, beside the last round alone."
+        )
+    if entries.beyond.notna().any():
+        sentences.append(
+            "▲ or ▼: above or below the paper by more than the seeds' spread explains (95 % "
+            "prediction interval for the mean of the paper's three runs, widened by the precision "
+            "of the printed number)."
+        )
+    elif not captions.comparable(cells) and entries.paper.notna().any():
+        sentences.append("The paper's numbers are for orientation: differences are not marked.")
+    return " ".join(sentences)
+
+
+def _broken(cells: pd.DataFrame) -> list[str]:
+    """One line per broken record."""
+    broken = cells[cells.state == BROKEN].drop_duplicates("record")
+    return [f"Broken: `{r.record}`: {r.reason}" for r in broken.itertuples()]
+
+
+def _differ(entries: pd.DataFrame, cells: pd.DataFrame, paper_dir: str | Path) -> list[str]:
+    """The reading likely to blame, for each rule that differs much from the paper on real data."""
+    path = Path(paper_dir) / "differences.yaml"
+    if "difference" not in entries or not path.exists():
+        return []
+    done = captions.trained(cells)
+    if done.empty or (done.data_kind != "complete").any():
+        return []
+    far = entries[entries.difference.abs() > LARGE]
+    notes = []
+    for known in yaml.safe_load(path.read_text(encoding="utf-8")):
+        here = far[far.aggregator == known["aggregator"]]
+        if known["target"] == cells.target.iloc[0] and len(here):
+            worst = here.loc[here.difference.abs().idxmax()]
+            size = percent(worst.difference, 1, signed=True)
+            notes.append(f"{worst.label} differs by up to {size} points. {known['likely']}")
+    return notes
+
+
+def _blocks(entries: pd.DataFrame, cells: pd.DataFrame) -> list[Block]:
     """Swept panels: one block per metric, a column per x. Others: a column per metric."""
-    n_clients = max((c.n_clients for c in cells if c.done), default=None)
+    n_clients = cells.n_clients.max()
     blocks = []
-    for panel in unique(c.panel for c in comparisons):
-        in_panel = [c for c in comparisons if c.panel == panel]
-        name = captions.panel_title(panel) if panel else ""
-        if not in_panel[0].x_name:
-            blocks.append(_block(name, in_panel, lambda c: captions.COLUMN_METRICS[c.metric]))
+    for panel, in_panel in entries.groupby("panel", sort=False):
+        name, x_name = captions.panel_title(panel), in_panel.x_name.iloc[0]
+        if not x_name:
+            labels = in_panel.metric.map(captions.COLUMN_METRICS)
+            blocks.append(_block(name, in_panel.assign(shown=labels)))
             continue
-        for metric in unique(c.metric for c in in_panel):
-            entries = [c for c in in_panel if c.metric == metric]
-            swept = captions.X_LABELS.get(entries[0].x_name, entries[0].x_name)
-            heading = f"{captions.METRICS[metric]}, by {swept}"
-            if entries[0].x_name == "n_attackers" and n_clients:
-                heading += f" (of {n_clients})"
+        for metric, of_metric in in_panel.groupby("metric", sort=False):
+            if _repeats(of_metric, in_panel):
+                continue
+            heading = f"{captions.METRICS[metric]}, by {captions.x_label(x_name)}"
+            if x_name == "n_attackers" and n_clients > 0:
+                heading += f" (of {n_clients:.0f})"
             heading = f"{name}: {heading}" if name else heading
-            blocks.append(_block(heading, entries, _column_label))
+            blocks.append(_block(heading, of_metric.assign(shown=_column_labels(of_metric))))
     return blocks
 
 
-def _column_label(entry: Comparison) -> str:
-    if entry.column == AVERAGE:
-        return "Average"
-    if entry.paper_column and entry.paper_column != entry.column:
-        return f"{entry.column} (paper's {entry.paper_column})"
-    return entry.column
+def _repeats(entries: pd.DataFrame, in_panel: pd.DataFrame) -> bool:
+    """Whether a success rate without the target class is the other one again, as in label flips."""
+    if entries.metric.iloc[0] != "attack_success_rate_excl_target":
+        return False
+    other = in_panel[in_panel.metric == "attack_success_rate"]
+    return list(other.measured.fillna(-1)) == list(entries.measured.fillna(-1))
 
 
-def _block(heading: str, comparisons: list[Comparison], label) -> Block:
+def _column_labels(entries: pd.DataFrame) -> pd.Series:
     # A column's label comes from any row that has a paper's number for it.
-    labels: dict[tuple[str, str], str] = {}
-    for entry in comparisons:
-        key = (entry.metric, entry.column)
-        if key not in labels or entry.paper is not None:
-            labels[key] = label(entry)
+    beside = entries.groupby("column").paper_column.transform("max")
+    differs = (beside != "") & (beside != entries.column)
+    labels = entries.column.where(~differs, entries.column + " (paper's " + beside + ")")
+    return labels.where(entries.column != AVERAGE, "Average")
+
+
+def _block(heading: str, entries: pd.DataFrame) -> Block:
+    columns = list(dict.fromkeys(entries.shown))
     rows = []
-    for aggregator in unique(c.aggregator for c in comparisons):
-        by_column = {(c.metric, c.column): c for c in comparisons if c.aggregator == aggregator}
-        rows += _three_rows([by_column.get(column) for column in labels])
-    return Block(heading, tuple(labels.values()), tuple(rows))
+    for label, of_rule in entries.groupby("label", sort=False):
+        by_column = {entry.shown: entry for entry in of_rule.itertuples()}
+        rows += _rows(label, [by_column.get(column) for column in columns])
+    return Block(heading, columns, rows)
 
 
-def _three_rows(entries: list[Comparison | None]) -> list[Row]:
-    label = next(e.label for e in entries if e)
-    measured = Row(label, "measured", tuple(_measured(e) for e in entries))
-    if all(e is None or e.paper is None for e in entries):
-        return [measured]
-    return [
-        Row(label, "paper", tuple(percent(e and e.paper) for e in entries)),
-        measured,
-        Row(label, "difference", tuple(_difference(e) for e in entries)),
-    ]
+def _rows(label: str, entries: Sequence) -> list[Row]:
+    rows = [Row(label, "measured", [_measured(e) for e in entries])]
+    if any(e and e.late_rounds > 1 for e in entries):
+        window = max(e.late_rounds for e in entries if e and e.late_rounds > 1)
+        late = [percent(e and e.late) for e in entries]
+        rows.append(Row(label, f"last {window:.0f} rounds", late))
+    if any(e and pd.notna(e.paper) for e in entries):
+        rows.insert(0, Row(label, "paper", [percent(e and e.paper) for e in entries]))
+        rows.append(Row(label, "difference", [_difference(e) for e in entries]))
+    return rows
 
 
-def _measured(entry: Comparison | None) -> str:
-    if entry is None:
+def _measured(entry) -> str:
+    if entry is None or not entry.n_planned:
         return _NOTHING
+    if entry.n_diverged:
+        text = f"diverged ({entry.n_diverged} of {captions.counted(entry.n_planned, 'seed')})"
+        return text if pd.isna(entry.measured) else f"{percent(entry.measured)}, {text}"
     text = percent(entry.measured)
-    if entry.std is not None:
+    if pd.notna(entry.std):
         text += f" ± {percent(entry.std)}"
     if entry.n_done < entry.n_planned:
-        counts = f"{entry.n_done}/{entry.n_planned} seeds"
-        text += f" ({counts}, {entry.n_diverged} diverged)" if entry.n_diverged else f" ({counts})"
+        text += f" ({entry.n_done}/{entry.n_planned} seeds)"
     return text
 
 
-def _difference(entry: Comparison | None) -> str:
-    if entry is None or entry.difference is None:
+def _difference(entry) -> str:
+    if entry is None or pd.isna(entry.difference):
         return _NOTHING
     mark = (" ▲" if entry.difference > 0 else " ▼") if entry.beyond else ""
     return percent(entry.difference, signed=True) + mark
 
 
-def _timing_block(cells: Sequence[CellRow]) -> Block:
+def _timing_block(cells: pd.DataFrame) -> Block:
+    columns = {
+        "aggregation, ms a round": lambda t: f"{1000 * t.aggregation_per_round:.1f}",
+        "training, ms a round": lambda t: f"{1000 * t.training_per_round:.0f}",
+        "whole cell, ms": lambda t: f"{1000 * t.total_per_cell:.0f}",
+        "clients": lambda t: str(t.n_clients),
+        "cells": lambda t: str(t.n_cells),
+        "device": lambda t: t.device,
+    }
     rows = [
-        Row(
-            t.label,
-            captions.panel_title(t.task.replace("_", " ")),
-            (
-                f"{1000 * t.aggregation_per_round:.1f}",
-                f"{t.training_per_round:.2f}",
-                f"{t.total_per_cell:.1f}",
-                str(t.n_clients),
-                str(t.n_cells),
-                t.device,
-            ),
-        )
-        for t in timing.summarise(cells)
+        Row(t.label, t.task.replace("_", " "), [text(t) for text in columns.values()])
+        for t in compare.timing(cells).itertuples()
     ]
-    columns = (
-        "aggregation, ms a round",
-        "training, s a round",
-        "whole cell, s",
-        "clients",
-        "cells",
-        "device",
-    )
-    return Block("", columns, tuple(rows))
+    return Block("", list(columns), rows)
 
 
 def _first_subject(rows: Sequence[Row]) -> list[tuple[str, Row]]:
@@ -243,27 +281,12 @@ def _first_subject(rows: Sequence[Row]) -> list[tuple[str, Row]]:
     return [(r.subject if r.subject != b else "", r) for r, b in zip(rows, before, strict=False)]
 
 
-_TEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "–": "--",
-    "→": r"$\to$",
-    "▲": r"$\blacktriangle$",
-    "▼": r"$\blacktriangledown$",
-    "δ": r"$\delta$",
-    "λ": r"$\lambda$",
-    "σ": r"$\sigma$",
-}
+_TEX: Mapping[str, str] = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "{": r"\{",
+    "}": r"\}", "$": r"\$", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
+    "±": r"$\pm$", "−": "$-$", "–": "--", "→": r"$\to$", "▲": r"$\blacktriangle$",
+    "▼": r"$\blacktriangledown$", "δ": r"$\delta$", "λ": r"$\lambda$", "σ": r"$\sigma$",
+}  # fmt: skip
 
 
 def _tex(text: str) -> str:
