@@ -14,7 +14,6 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -227,36 +226,6 @@ def read(path: str | os.PathLike) -> dict:
     except OSError as error:
         raise BrokenRecordError(f"{path}: {error.strerror}") from None
     return check(content, path)
-
-
-def find_broken(paths: Iterable[str | os.PathLike], memory: str | os.PathLike) -> dict[str, str]:
-    """Which of these records are broken: path -> reason, for those that exist.
-
-    Args:
-        paths: of records, whether they exist or not.
-        memory: file of what has been found whole: unchanged since, it is not read again.
-    """
-    try:
-        known = json.loads(Path(memory).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = None
-    known = known if isinstance(known, dict) else {}
-    whole, reasons = {}, {}
-    for path in map(str, paths):
-        if not os.path.lexists(path):
-            continue
-        state = os.stat(path)
-        mark = [state.st_size, state.st_mtime_ns]
-        if known.get(path) != mark:
-            try:
-                read(path)
-            except BrokenRecordError as error:
-                reasons[path] = str(error).removeprefix(f"{path}: ")
-                continue
-        whole[path] = mark
-    if whole != known:
-        write_json(memory, whole, indent=None)
-    return reasons
 
 
 def write(path: str | os.PathLike, content: dict) -> None:

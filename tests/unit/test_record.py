@@ -193,22 +193,3 @@ def test_outside_a_checkout_the_commit_is_unknown(monkeypatch, tmp_path):
     monkeypatch.setattr(record, "__file__", str(tmp_path / "record.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert record.provenance("cpu", None, 1, "", BACKENDS, 0)["commit"] is None
-
-
-def test_broken_records_are_found_and_whole_ones_read_only_once(tmp_path, monkeypatch):
-    whole, broken, absent = (tmp_path / f"{name}.json" for name in ("whole", "broken", "absent"))
-    memory = tmp_path / "memory.json"
-    record.write(whole, made())
-    broken.write_text(whole.read_text().replace('"accuracy": 0.5', '"accuracy": 0.6', 1))
-    paths = [whole, broken, absent]
-    reason = "the content does not match its digest: it was changed after the training"
-    assert record.find_broken(paths, memory) == {str(broken): reason}
-    was_read = []
-    original = record.read
-    monkeypatch.setattr(record, "read", lambda path: was_read.append(path) or original(path))
-    assert record.find_broken(paths, memory) == {str(broken): reason}
-    assert was_read == [str(broken)]
-    # A change is noticed, and a memory that is damaged is done without.
-    whole.write_text("{}")
-    memory.write_text("[1, 2")
-    assert set(record.find_broken(paths, memory)) == {str(whole), str(broken)}

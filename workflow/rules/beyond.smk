@@ -2,15 +2,6 @@
 # them.
 
 
-def beyond_records(wildcards):
-    """The records of a target's cells; with `missing_cells: report`, those that exist."""
-    cells = [point.cell for point in GRID.beyond[wildcards.beyond]]
-    paths = sorted({GRID.record_path(cell) for cell in cells})
-    if config["missing_cells"] == "report":
-        paths = [path for path in paths if os.path.exists(path)]
-    return paths
-
-
 rule plan_beyond:
     """Write down which cells the targets beyond the paper need."""
     input:
@@ -22,7 +13,7 @@ rule plan_beyond:
     conda:
         "../../envs/report.yaml"
     params:
-        config=json.dumps(config),
+        config=planned_config,
     shell:
         "python -m arfl plan --beyond --config {params.config:q}"
         " --assumptions {input.assumptions} --out {output} 2> {log}"
@@ -34,7 +25,11 @@ rule collect_beyond:
         records=beyond_records,
         plan="results/{run}/beyond/plan.json",
     output:
+        manifest="results/{run}/beyond/{beyond}/collected.json",
         cells="results/{run}/beyond/{beyond}/cells.csv",
+        rounds="results/{run}/beyond/{beyond}/rounds.csv",
+        weights="results/{run}/beyond/{beyond}/weights.csv",
+        partitions="results/{run}/beyond/{beyond}/partitions.csv",
     log:
         "logs/{run}/beyond/collect/{beyond}.log",
     conda:
@@ -43,7 +38,7 @@ rule collect_beyond:
         code=fingerprint("arfl.reporting.collect"),
     shell:
         "python -m arfl collect --plan {input.plan} --target {wildcards.beyond}"
-        " --out $(dirname {output.cells}) 2> {log}"
+        " --out {output.manifest} 2> {log}"
 
 
 rule ranks:

@@ -36,19 +36,3 @@ rule collect:
     shell:
         "python -m arfl collect --plan {input.plan} --target {wildcards.target}"
         " --out {output.manifest} 2> {log}"
-
-
-# A broken record is named, and moved aside where it can be trained again, before anything is planned.
-if workflow.is_main_process:
-    from arfl.record import find_broken
-
-    BROKEN = find_broken(
-        [GRID.record_path(cell) for cell in GRID.cells.values()],
-        ".snakemake/whole-records.json",
-    )
-    for path, reason in BROKEN.items():
-        print(f"broken record {path}: {reason}", file=sys.stderr)
-    if config["missing_cells"] == "train" and not DRY_RUN:
-        for path in BROKEN:
-            os.replace(path, f"{path}.broken")
-            print(f"moved to {path}.broken, and trained again", file=sys.stderr)

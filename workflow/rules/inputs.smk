@@ -159,6 +159,11 @@ def existing_records(cells):
     return paths
 
 
+def beyond_records(wildcards):
+    """The records of a target beyond the paper, likewise."""
+    return existing_records(point.cell for point in GRID.beyond[wildcards.beyond])
+
+
 def target_cells(target):
     """The cells of a target, or of all."""
     if target == ALL:

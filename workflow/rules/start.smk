@@ -137,9 +137,10 @@ if workflow.is_main_process:
     if ALONE and LOCKS.is_dir():
         for lock in LOCKS.glob("*.lock"):
             lock.unlink(missing_ok=True)
-    if config["missing_cells"] == "train":
+    TRAINS = config["missing_cells"] == "train"
+    if TRAINS:
         look_at_mirror()
-        look_at_records(look_only=DRY_RUN or not ALONE)
+    look_at_records(look_only=DRY_RUN or not ALONE or not TRAINS)
 
 
 def escape_environments():

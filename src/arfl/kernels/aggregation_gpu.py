@@ -197,10 +197,7 @@ def _tiled_reweight(
     root = tl.load(settings + 4 + rank, mask=inside, other=0.0)
     ratio = scale * root / tl.where(size == 0.0, 1.0, size)
     weight = tl.where(size == 0.0, 1.0, _low(ratio, 1.0))
-    if ZERO_EXTREMES:
-        extreme = weight <= delta
-    else:
-        extreme = weight < delta
+    extreme = weight <= delta if ZERO_EXTREMES else weight < delta
     tl.store(corrected_out + places, tl.where(extreme, fit, values), mask=inside)
     if ZERO_EXTREMES:
         weight = tl.where(extreme, 0.0, weight)
