@@ -418,7 +418,7 @@ def main():
         measured = work.measured.get("speed", {})
         found = {}
         for task in [] if "error" in measured else measured:
-            if task.startswith(("mnist_shards", "cifar10")) or options.tiny:
+            if task.startswith(("mnist_shards", "cifar10")):
                 found[task] = together(work, task, (1, 2) if options.tiny else (1, 2, 4))
         work.note("together", found)
     best = [

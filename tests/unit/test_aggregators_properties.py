@@ -39,7 +39,10 @@ def interpreted_gpu_module(monkeypatch):
     # Triton looks at it when it is imported, and again when a kernel is made.
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     pytest.importorskip("triton", reason="PyTorch brings Triton on Linux only")
-    return importlib.import_module("arfl.kernels.aggregation_gpu")
+    module = importlib.import_module("arfl.kernels.aggregation_gpu")
+    # The interpreter takes minutes for a sort of tiles: they have a slow test of their own.
+    monkeypatch.setattr(module, "TILED", range(0))
+    return module
 
 
 @pytest.fixture(params=["compiled", "gpu", "dense"])
@@ -359,3 +362,28 @@ def test_without_kernels_the_rules_run_in_plain_torch_and_say_why(breakage, reas
         "assert model.isfinite().all() and abs(weights.sum() - 1) < 1e-6\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_clients", [17, 35])
+def test_kernels_over_tiles_agree_with_dense_steps(monkeypatch, n_clients):
+    tiled = range(17, 129)
+    kernels = interpreted_gpu_module(monkeypatch)
+    monkeypatch.setattr(kernels, "TILED", tiled)
+    models = normal(n_clients, 3)
+    models[:, 1] = models[:, 1].round()
+    models[:3, 2] = 1e6
+    close = {"rtol": 1e-10, "atol": 1e-10}
+    torch.testing.assert_close(
+        kernels.trimmed_mean(models, n_clients // 5),
+        _dense.trimmed_mean(models, n_clients // 5),
+        **close,
+    )
+    torch.testing.assert_close(
+        kernels.repeated_median(models), _dense.repeated_median(models), **close
+    )
+    for variant in VARIANTS:
+        corrected, sums = kernels.reweight(models, variant, 2.0, 0.1)
+        expected, expected_sums = _dense.reweight(models, variant, 2.0, 0.1)
+        torch.testing.assert_close(corrected, expected, **close)
+        torch.testing.assert_close(sums, expected_sums, rtol=1e-9, atol=1e-9)

@@ -34,6 +34,7 @@ from arfl.kernels.sorting_networks import (
     network,
 )
 
+# Compile times measured, see benchmarks/RESULTS.md.
 UNROLLED = range(2, 17)
 """Numbers of clients with a generated kernel, which takes seconds to compile; more take minutes."""
 
@@ -180,11 +181,12 @@ def _tiled_reweight(
         intercept = _middle(ordered, clients, 0, n_clients) - slope * centre
     # The rank among the others; equal values rank in the order of the clients.
     rank = tl.zeros_like(values).to(tl.int32)
+    row = models + columns
     for client in range(n_clients):
-        row = models + client.to(tl.int64) * n_parameters + columns
         other = tl.load(row, mask=columns < n_parameters, other=0.0).to(tl.float64)[:, None]
         before = (other < values) | ((other == values) & (clients > client))
         rank += before.to(tl.int32)
+        row += n_parameters
     fit = intercept + slope * (rank + FIRST_RANK).to(tl.float64)
     last_rank = (n_clients - 1 + FIRST_RANK).to(tl.float64)
     terms = tl.abs(values) + tl.abs(intercept) + slope * last_rank

@@ -43,6 +43,7 @@ def _gpu_module() -> ModuleType | None:
     return None
 
 
+# Measured, see benchmarks/RESULTS.md.
 SMALL = 100_000
 """Values (K x N) below which plain torch is as good: numba or Triton and the kernels take most of a
 second to load, which is more than all rounds of a short run on a small model take without them."""
