@@ -63,10 +63,14 @@ def alone(path: str | os.PathLike) -> Iterator[None]:
     A process that dies lets go. On a file system without such locks nobody waits.
     """
     path = Path(path)
+    made = [folder for folder in path.parents if not folder.exists()]
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            stream = open(path, "a")  # noqa: SIM115
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                stream = open(path, "a")  # noqa: SIM115
+            except FileNotFoundError:
+                continue  # whoever held it before has removed the folder too
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX)
                 # Whoever held it before has removed the file that it was.
@@ -82,6 +86,9 @@ def alone(path: str | os.PathLike) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                for folder in made:
+                    folder.rmdir()
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
