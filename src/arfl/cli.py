@@ -89,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help=".npz file")
     add("--picture", type=Path, required=True, help=".png file: participants x classes")
 
-    add = verb("check", _check, "Check the options of rules before training.").add_argument
+    add = verb(
+        "check-options", _check_options, "Check the options of rules before training."
+    ).add_argument
     add("--rules", type=_json_object, required=True, help="JSON object: `Grid.rules`")
 
     add = verb("train", _train, "Train one cell and write its record.").add_argument
@@ -219,7 +221,7 @@ def _partition(
     made.save(out)
 
 
-def _check(rules: dict) -> None:
+def _check_options(rules: dict) -> None:
     from arfl import aggregation, registry
 
     wrong = []

@@ -76,7 +76,7 @@ def check_rules():
         sys.executable,
         "-m",
         "arfl",
-        "check",
+        "check-options",
         "--rules",
         json.dumps(GRID.rules()),
     ]
