@@ -9,6 +9,10 @@ from snakemake.utils import min_version
 min_version("9.8")
 
 
+# First, so that whatever goes wrong from here on is said.
+include: "workflow/rules/console.smk"
+
+
 configfile: "config.yaml"
 
 

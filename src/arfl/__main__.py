@@ -1,7 +1,12 @@
-"""``python -m arfl``."""
+"""``python -m arfl``: see `arfl.cli`."""
 
 import sys
 
-from arfl.cli import main
+from arfl import warm
 
-sys.exit(main())
+status = warm.run(sys.argv[1:])
+if status is None:
+    from arfl.cli import main
+
+    status = main()
+sys.exit(status)

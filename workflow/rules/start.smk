@@ -149,3 +149,14 @@ def escape_environments():
         if made.conda_env is not None:
             path = str(Path(workflow.basedir, "workflow/rules", made.conda_env))
             made.conda_env = path.replace("{", "{{").replace("}", "}}")
+
+
+onstart:
+    # Cells that train on CPUs here are short beside the import of PyTorch: their jobs fork from one
+    # process that has imported it. Not where an executor sends jobs elsewhere.
+    if (
+        workflow.is_main_process
+        and workflow.local_exec
+        and not wants_gpu(config["device"])
+    ):
+        os.environ.setdefault("ARFL_WARM", "1")
