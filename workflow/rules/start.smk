@@ -115,7 +115,8 @@ def look_at_mirror():
                 )
 
 
-DRY = bool({"-n", "--dry-run", "--dryrun"} & set(sys.argv))
+# Snakemake knows it only later. Also as -np.
+DRY = any(re.fullmatch(r"--dry.*|-[a-zA-Z]*n[a-zA-Z]*", word) for word in sys.argv)
 if workflow.is_main_process:
     if on_slurm():
         check_cluster()
