@@ -10,6 +10,7 @@ import json
 import logging
 import signal
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from arfl import fingerprint as fingerprints
@@ -115,6 +116,7 @@ def _train(
     from arfl import checkpoint, federation, numerics
     from arfl.progress import Progress
 
+    started = datetime.now(UTC).isoformat(timespec="seconds")
     chosen = numerics.set_up(device)
     scenario = federation.Scenario(
         settings, cell["n_attackers"], cell["seed"], prepared, divided, chosen
@@ -167,6 +169,6 @@ def _train(
         code,
         scenario.backends(state),
         resumed,
-    )
+    ) | {"started": started}
     described = record.describe_data(prepared.meta, settings["task"]["dataset"])
     return record.make(cell, settings, described, divided.digest, trained, origin)

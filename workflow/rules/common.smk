@@ -52,7 +52,8 @@ with open(
 ) as table:
     FETCHED = {row["dataset"] for row in csv.DictReader(table)}
 
-DRY_RUN = bool({"-n", "--dry-run", "--dryrun"} & set(sys.argv))
+# Snakemake knows it only later. Also as -np.
+DRY_RUN = any(re.fullmatch(r"--dry.*|-[a-zA-Z]*n[a-zA-Z]*", word) for word in sys.argv)
 RUN = f"results/{GRID.run}"
 PAPER = "workflow/resources/paper"
 

@@ -94,12 +94,11 @@ def look_at_records(look_only):
     except (UserError, OSError) as error:
         raise WorkflowError(str(error)) from None
     for path, fault in wrong.items():
-        print(f"not a record of its cell: {path}: {fault}", file=sys.stderr)
+        say(f"not a record of its cell: {path}: {fault}")
     if wrong:
         moved = "would be moved" if look_only else "moved"
-        print(
-            f"{len(wrong)} such files {moved} to {RUN}/aside; what is asked for is trained again",
-            file=sys.stderr,
+        say(
+            f"{len(wrong)} such files {moved} to {RUN}/aside; what is asked for is trained again"
         )
 
 
@@ -110,10 +109,9 @@ def look_at_mirror():
         raw = Path("data/raw", dataset, "fetched.json")
         if there and is_prepared(dataset) and raw.exists():
             if (mirror, there) != fetched_from(dataset):
-                print(
+                say(
                     f"{dataset} is prepared from other files than those in {mirror} now; to begin "
-                    f"again with these: rm -r data/raw/{dataset} data/prepared/{dataset}",
-                    file=sys.stderr,
+                    f"again with these: rm -r data/raw/{dataset} data/prepared/{dataset}"
                 )
 
 
