@@ -75,12 +75,11 @@ def folder(tmp_path):
     """A package ``arfl`` with the real client and parent, and verbs that report what they see."""
     package = tmp_path / "arfl"
     package.mkdir()
-    for name in ("__init__.py", "__main__.py", "errors.py", "fingerprint.py"):
+    for name in ("__init__.py", "__main__.py", "errors.py", "fingerprint.py", "registry.py"):
         shutil.copy(PACKAGE / name, package)
     code = (PACKAGE / "warm.py").read_text()
     assert "IDLE_SECONDS = 20.0" in code
     (package / "warm.py").write_text(code.replace("IDLE_SECONDS = 20.0", "IDLE_SECONDS = 1.5"))
-    (package / "registry.py").write_text("def names(folder):\n    return []\n")
     (package / "cli.py").write_text(CLI)
     for library in ("torch", "matplotlib"):
         (tmp_path / f"{library}.py").write_text("raise ImportError\n")
