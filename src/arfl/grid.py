@@ -271,7 +271,8 @@ class Grid:
     @cached_property
     def _merged(self) -> dict:
         keys = ("tasks", "attacks", "aggregators", "targets", "beyond", "resources")
-        merged = {key: self.config[key] for key in keys}
+        # Who reproduces the paper alone need not have targets beyond it.
+        merged = {"beyond": {}} | {key: self.config[key] for key in keys if key in self.config}
         merged = merge(merged, self.config["scales"][self.scale])
         return merge(merged, self.config["protocols"][self.config["protocol"]])
 

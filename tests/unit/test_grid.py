@@ -669,3 +669,22 @@ def test_a_record_from_another_device_is_kept_while_its_code_is_the_same(monkeyp
 def test_a_task_that_contradicts_itself_is_one_message(change, message):
     with pytest.raises(UserError, match=re.escape(message)):
         small({}, tasks={"easy": change})
+
+
+def test_rules_beyond_the_paper_are_in_the_leaderboard_alone():
+    for scale in grid.SCALES:
+        made = shipped(scale)
+        assert {cell.aggregator for cell in made.cells.values()} == RULES
+        points = made.beyond["leaderboard"]
+        assert {point.cell.aggregator for point in points} == set(SHIPPED["aggregators"])
+        attacks = {point.panel: point.cell.attack for point in points}
+        assert attacks.pop("none") == "none"
+        assert all(panel == attack for panel, attack in attacks.items())
+        assert set(made.plan()["aggregators"]) == RULES
+        assert set(made.plan(beyond=True)["targets"]) == {"leaderboard"}
+
+
+@pytest.mark.parametrize("name", ["byzfl/", "byzfl/Krum+", "other/Krum"])
+def test_a_rule_of_another_library_has_its_form(name):
+    with pytest.raises(UserError, match="does not read library/Class"):
+        shipped(aggregators={"mine": {"rule": name}})
