@@ -422,6 +422,16 @@ def test_foolsgold_leaving_honest_clients_out_is_counted(tmp_path):
     assert (claim.verdict, claim.measured) == ("reproduced", "30.00 %")
 
 
+def test_rules_that_weigh_all_clients_alike_leave_nobody_out(tmp_path):
+    experiment = table1(tmp_path)
+    experiment.write()
+    # Not one cell of the target has weights.
+    for path in (tmp_path / "results").rglob("seed-*.json"):
+        rewrite(path, lambda r: [entry.update(weights=None) for entry in r["rounds"]])
+    claim = decided(experiment, "cifar10-foolsgold-honest-as-attackers")
+    assert (claim.verdict, claim.measured) == ("not reproduced", "0.00 %")
+
+
 def leave_out(record):
     for entry in record["rounds"]:
         entry["weights"] = [0.0] * 3 + [1 / 7] * 7

@@ -412,7 +412,7 @@ def _honest_left_out(weights: pd.DataFrame, claim: Claim) -> pd.Series:
     """Share of the honest clients that get next to no weight, over the rounds, for each cell."""
     weights = _after_burn_in(weights, claim)
     equal = weights.groupby(["cell_id", "round"]).weight.transform("mean")
-    honest = weights[weights.attacker.map(lambda attacks: attacks is False)]
+    honest = weights[~weights.attacker.astype(bool)]
     left_out = honest.weight < LEFT_OUT * equal[honest.index]
     return left_out.groupby(honest.cell_id).mean()
 

@@ -172,13 +172,16 @@ def _matrix_cell(finding: Mapping | None) -> dict:
 
 
 def _why_none(found: Sequence[Mapping]) -> str:
-    """The obstacles that most claims share."""
+    """The obstacles that most claims with records share."""
     reasons = [
-        reason for f in found for reason in f["reason"].split("; ")
-        if not any(word in reason for word in ("cells", "not settle", "usable", "not enough"))
+        [
+            reason for reason in f["reason"].split("; ")
+            if not any(word in reason for word in ("cells", "not settle", "usable", "not enough"))
+        ]
+        for f in found
     ]  # fmt: skip
-    counts = pd.Series(reasons, dtype=object).value_counts()
-    shared = [r for r, n in counts.items() if n >= len(found) / 3]
+    counts = pd.Series([r for of_one in reasons for r in of_one], dtype=object).value_counts()
+    shared = [r for r, n in counts.items() if n >= sum(map(bool, reasons)) / 3]
     return "; ".join(shared[:3]) or "records are missing"
 
 
