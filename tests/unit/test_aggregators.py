@@ -109,7 +109,7 @@ def test_no_finite_row_leaves_the_global_model(name):
     assert torch.equal(result.model, where.global_model)
     assert result.excluded == (0, 1, 2)
     plain = registry.get("aggregators", name)
-    arguments = (models, where.global_model) if name == "foolsgold" else (models,)
+    arguments = (models, where.global_model) if name in ("flame", "foolsgold") else (models,)
     with pytest.raises(UserError, match="none of the 3"):
         plain(*arguments)
 

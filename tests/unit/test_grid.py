@@ -386,8 +386,8 @@ def test_an_unknown_rule_is_one_message(package, name, rule, known):
 
 
 def test_rules_are_the_files_of_their_package():
-    assert set(registry.names("aggregators")) == RULES
-    assert registry.names("attacks") == ("backdoor", "gaussian", "label_flip")
+    assert set(registry.names("aggregators")) == RULES | {"flame"}
+    assert set(registry.names("attacks")) > {"backdoor", "gaussian", "label_flip"}
     assert {"mnist", "loan", "digits"} < set(registry.names("datasets"))
 
 

@@ -8,13 +8,21 @@ from torch import Tensor
 from arfl.aggregators.median import median
 from arfl.aggregators.residual_reweighting import residual_reweighting
 from arfl.attacks._colluding import Colluding
+from arfl.kernels.backend import SMALL
 
 SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Shares of the parameters that the attackers try to move."""
 REACHES = (0.3, 0.99, 2.0, 4.0)
 """How far they try to move them, as multiples of the bound for the honest values alone."""
 PROBE = 1024
-"""Parameters, evenly spaced, on which they try the rule."""
+"""Parameters on which they try the rule where it has no compiled kernel."""
+
+
+def _tried(n_clients: int, n_parameters: int) -> slice:
+    """Evenly spaced parameters: few, or as many as the rule's compiled kernels are used for."""
+    values = n_clients * n_parameters
+    step = values // (2 * SMALL) if values >= SMALL else -(-n_parameters // PROBE)
+    return slice(None, None, max(1, step))
 
 
 def reach(crowd: Tensor, n_clients: int, lam: float, delta: float) -> tuple[Tensor, Tensor]:
@@ -81,7 +89,7 @@ class Adaptive(Colluding):
         )
         against = torch.where(crowd.mean(0) < view.global_model, bound, -bound)
         among = inconspicuous(crowd, n_attackers)
-        tried = slice(None, None, -(-crowd.shape[1] // PROBE))
+        tried = _tried(len(crowd) + n_attackers, crowd.shape[1])
         honest = crowd[:, tried]
         without, _ = residual_reweighting.combine(honest, **options)
         best, chosen = -1.0, among
