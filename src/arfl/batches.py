@@ -64,7 +64,7 @@ def read(folder: str | os.PathLike) -> dict[str, str]:
         UserError: if there is no batch, or one is damaged.
         BrokenRecordError: if a line is no whole, unchanged record.
     """
-    found = {}
+    found: dict[str, str] = {}
     for path in paths(folder):
         found |= {content["cell"]["id"]: line for line, content in _lines(path)}
     if not found:

@@ -10,7 +10,7 @@ import logging
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -314,7 +314,7 @@ def _rounds(plan: Path, target: str, collected: Path, out: Path) -> None:
     figures.draw_rounds(collected, _target(plan, target), out.with_suffix(""))
 
 
-def _write_columns(out: Path, columns: dict[str, Sequence]) -> None:
+def _write_columns(out: Path, columns: Mapping[str, Sequence]) -> None:
     import pandas as pd
 
     from arfl.reporting.frames import write_csv

@@ -24,7 +24,7 @@ _RAISED = (
 """What a function may raise at a check without stopping the others."""
 SIZES = (1, 10, 1_999, 2_000, 2_001, 50_000)
 CLIENTS = 10
-REFERENCES = (
+REFERENCES: tuple[tuple[str, dict], ...] = (
     ("fedavg", {}),
     ("median", {}),
     ("trimmed_mean", {}),

@@ -119,7 +119,7 @@ def listing(folder: str | os.PathLike) -> str:
     Empty if there is no such folder, or no file in it.
     """
     found = []
-    for parent, _, names in os.walk(folder, followlinks=True):
+    for parent, _, names in os.walk(os.fspath(folder), followlinks=True):
         for name in names:
             path = Path(parent, name)
             with contextlib.suppress(OSError):

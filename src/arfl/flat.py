@@ -18,6 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,7 +125,7 @@ def flatten(models: Sequence[Model] | Tensor | np.ndarray) -> tuple[Tensor, Form
     return matrix, form
 
 
-def unflatten(vector: Tensor, form: Form) -> Model | Tensor | np.ndarray:
+def unflatten(vector: Tensor, form: Form) -> Any:
     """One model in the form of those that were flattened; whole-number entries are rounded.
 
     Args:
@@ -139,14 +140,16 @@ def unflatten(vector: Tensor, form: Form) -> Model | Tensor | np.ndarray:
     size = sum(entry.size for entry in form.entries.values())
     if vector.shape != (size,):
         raise ValueError(f"the form has {size} values, the vector's shape is {tuple(vector.shape)}")
-    made = {}
-    for name, entry in form.entries.items():
-        value = vector[form.slices[name]].reshape(entry.shape)
-        if form.arrays:
-            value = value.numpy(force=True)
-            whole = np.issubdtype(entry.dtype, np.integer)
-            made[name] = np.asarray(value.round() if whole else value, dtype=entry.dtype)
-        else:
-            value = value if entry.dtype.is_floating_point else value.round()
-            made[name] = value.to(entry.dtype, copy=True)
+    made = {
+        name: _back(vector[form.slices[name]].reshape(entry.shape), entry.dtype)
+        for name, entry in form.entries.items()
+    }
     return made if form.kind == "mapping" else list(made.values())
+
+
+def _back(value: Tensor, dtype: torch.dtype | np.dtype) -> Any:
+    # In its model's type again, with whole numbers rounded.
+    if isinstance(dtype, torch.dtype):
+        return (value if dtype.is_floating_point else value.round()).to(dtype, copy=True)
+    array = value.numpy(force=True)
+    return np.asarray(array.round() if np.issubdtype(dtype, np.integer) else array, dtype=dtype)

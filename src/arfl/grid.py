@@ -520,7 +520,7 @@ class Grid:
         Returns:
             For the folders "aggregators" and "attacks" pairs of a file's name and its options.
         """
-        found = {"aggregators": {}, "attacks": {}}
+        found: dict[str, dict[str, list]] = {"aggregators": {}, "attacks": {}}
         for cell in self.cells.values():
             settings = self.settings(cell)
             for folder, of in (("aggregators", "aggregator"), ("attacks", "attack")):

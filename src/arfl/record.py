@@ -14,6 +14,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def describe_data(meta: dict, stands_for: str) -> dict:
     return {key: meta[key] for key in keys} | {"stands_for": stands_for}
 
 
-def digest(content: dict) -> str:
+def digest(content: Mapping) -> str:
     """SHA-256 of a record's canonical JSON, all but its own digest.
 
     Raises:

@@ -13,6 +13,7 @@ Standard library only, and as little of it as may be: every job imports this.
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import resource
@@ -23,6 +24,7 @@ import struct
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 VERBS = frozenset({"train", "partition", "figure"})
 """The verbs that import PyTorch or Matplotlib and of which a run has many."""
@@ -302,7 +304,7 @@ class _Parent:
     def _begin(self) -> tuple[list[str], list[int]] | None:
         """Take a request and fork; what `serve` returns in the fork, None in the parent."""
         client, _ = self._listener.accept()
-        files = []
+        files: list[int] = []
         try:
             client.settimeout(_REQUEST_SECONDS)
             if not _is_ours(client) or _code() != self._code:
@@ -397,7 +399,7 @@ def _become(argv: list[str], files: list[int]) -> None:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
-    sys.stdout.reconfigure(line_buffering=os.isatty(1))
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(line_buffering=os.isatty(1))
     sys.argv = argv
     from arfl.cli import main
 
