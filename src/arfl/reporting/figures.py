@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from arfl.errors import UserError
 from arfl.reporting import captions, compare, frames, paper, partition_picture, style
+from arfl.reporting import readings as of_text
 from arfl.reporting.frames import DONE, Collected, x_text
 from arfl.reporting.paper import PaperNumbers
 from arfl.reporting.style import Drawing, Look
@@ -170,6 +171,65 @@ def by_round(collected: Collected, target: Target, metrics: tuple[str, ...]) -> 
     labels = list(dict.fromkeys(cells.label))
     alt = f"One line per round for {captions.listed(labels)}, in {len(panels)} panels."
     return Drawing(figure, title, caption, captions.caption(collected.cells), alt)
+
+
+def readings(cells: pd.DataFrame, numbers: PaperNumbers, target: Target) -> Drawing | None:
+    """Each reading's accuracies, a panel per rule, with the printed numbers as upright lines.
+
+    Args:
+        cells: of target ``readings``, of one run or several.
+        numbers: the paper's Figure 3.
+        target: its entry in the table of targets.
+
+    Returns:
+        None where nothing has been trained.
+    """
+    seeds = of_text.measured(of_text.values(cells, numbers))
+    seeds = seeds[seeds["last"].notna()]
+    if seeds.empty:
+        return None
+    columns = sorted(set(seeds.column), key=int)
+    looks = dict(zip(columns, style.spare_looks(len(columns)), strict=True))
+    panels = []
+    for label, here in seeds.groupby("label", sort=False):
+        # A reading that does not touch the rule shows the protocol's points again.
+        shown = here[here.groupby(["run", "reading"]).own.transform("any")]
+        panels.append((label, shown, list(dict.fromkeys(shown.words))))
+    lines = max(len(words) for _, _, words in panels)
+    figure, axes = style.grid(len(panels), 2, panel_width=5.2, panel_height=0.9 + 0.27 * lines)
+    for axis, (label, shown, words) in zip(axes, panels, strict=True):
+        for number, column in enumerate(columns):
+            here, look = shown[shown.column == column], looks[column]
+            for value in 100 * here.paper.dropna().unique():
+                axis.axvline(value, color=look.color, lw=1.2, ls=look.line, zorder=1)
+            shift = 0.22 * (number - (len(columns) - 1) / 2)
+            for reading, of_one in here.groupby("words", sort=False):
+                place = words.index(reading) + shift
+                last, late = 100 * of_one["last"], 100 * of_one.late.mean()
+                axis.plot([last.min(), last.max()], [place] * 2, color=look.color, lw=1.2)
+                axis.plot(last.mean(), place, look.marker, color=look.color, ms=5)
+                axis.plot(late, place, look.marker, color=look.color, ms=5, mfc="white", mew=0.9)
+        names = [text.removeprefix("protocol ") for text in words]
+        axis.set_yticks(range(len(words)), names, fontsize=8)
+        axis.set_ylim(len(words) - 0.5, -0.5)
+        axis.set_title(label, loc="left")
+    for axis in axes[-2:]:
+        axis.set_xlabel("accuracy (%)")
+    handles = [
+        Line2D([], [], color=looks[c].color, ls=looks[c].line, marker=looks[c].marker, ms=5,
+               label=captions.counted(int(c), "attacker"))
+        for c in columns
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(columns), frameon=False)
+    words = (
+        "Full: after the last round, mean over the seeds, with their range; hollow: mean of the "
+        "last rounds. Upright lines: the paper's Figure 3. A rule's panel has the readings that "
+        "change something in it."
+    )
+    source = of_text.sources(cells)
+    n_readings = seeds.groupby(["run", "reading"]).ngroups
+    alt = f"Accuracies under {captions.counted(n_readings, 'reading')} in {len(panels)} panels."
+    return Drawing(figure, target.title, words, source, alt)
 
 
 def weights(collected: Collected, target: Target) -> Drawing | None:
@@ -393,7 +453,7 @@ _STUDY_COLUMNS: Mapping[str, tuple[Callable, tuple[str, ...]]] = {
     "theory": (theory, (*THEORY_LABELS, *THEORY_ERRORS, "error_standard_error", "rate")),
 }
 _VIEWS: Mapping[str, Callable] = {"weights": weights, "timing": timing, "partitions": partitions}
-_SWEEPS: Mapping[str, Callable] = {"swept": sweep, "bars": bars}
+_SWEEPS: Mapping[str, Callable] = {"swept": sweep, "bars": bars, "readings": readings}
 PLOTS = (*_SWEEPS, *_VIEWS, "rounds")
 
 
@@ -425,7 +485,8 @@ def make(source: str | Path, target: Target, paper_dir: str | Path) -> Drawing:
             drawing = by_round(collected, target, ("attack_success_rate",))
             drawing = drawing or by_round(collected, target, ("accuracy",))
         else:
-            numbers = paper.load(paper_dir, target.name)
+            printed = of_text.PRINTED if target.plot == "readings" else target.name
+            numbers = paper.load(paper_dir, printed)
             drawing = _SWEEPS[target.plot](collected.cells, numbers, target)
     # An incomplete grid still renders, and says that it is empty.
     return drawing or style.empty(target.title, captions.caption(collected.cells))
