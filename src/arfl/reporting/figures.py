@@ -173,6 +173,61 @@ def by_round(collected: Collected, target: Target, metrics: tuple[str, ...]) -> 
     return Drawing(figure, title, caption, captions.caption(collected.cells), alt)
 
 
+def protocols(cells: pd.DataFrame, numbers: PaperNumbers) -> Drawing:
+    """Figure 3 under each protocol beside the paper's curves, a panel per rule.
+
+    Args:
+        cells: of target ``figure3``, of several runs.
+        numbers: the paper's Figure 3.
+    """
+    title = "Figure 3 under both protocols"
+    done = cells[(cells.state == DONE) & cells.accuracy.notna()]
+    source = of_text.sources(cells)
+    if done.empty:
+        return style.empty(title, source)
+    names = list(dict.fromkeys(cells.protocol))
+    # Every other one, so that no protocol is the grey of a grid.
+    looks = dict(zip(names, style.spare_looks(2 * len(names))[::2], strict=True))
+    rules = list(dict.fromkeys(zip(cells.aggregator, cells.label, strict=True)))
+    figure, axes = style.grid(len(rules), 3, panel_width=2.9, panel_height=2.2, sharey=True)
+    alts = []
+    for axis, (rule, label) in zip(axes, rules, strict=True):
+        printed = numbers.values[numbers.values.aggregator == rule].sort_values("x")
+        axis.plot(printed.x, 100 * printed.value, zorder=3, **style.PAPER_LINE)
+        for name in names:
+            here = done[(done.aggregator == rule) & (done.protocol == name)]
+            look, of_x = looks[name], here.groupby("n_attackers")
+            mean = 100 * of_x.accuracy.mean()
+            axis.vlines(mean.index, 100 * of_x.accuracy.min(), 100 * of_x.accuracy.max(),
+                        color=look.color, lw=1, alpha=0.6, zorder=2)  # fmt: skip
+            axis.plot(mean, color=look.color, marker=look.marker, ms=4.5, lw=1.5, zorder=4)
+            late = 100 * of_x.accuracy_late.mean()
+            axis.plot(late, color=look.color, lw=0.9, ls=(0, (1, 1.5)), zorder=2)
+            if len(mean):
+                ends = [f"{y:.0f} % at {x}" for x, y in mean.iloc[[0, -1]].items()]
+                alts.append(f"{label}, {name}: {', '.join(dict.fromkeys(ends))}")
+        axis.set_title(label, loc="left")
+        axis.set_xticks(range(0, 11, 2))
+    for axis in axes[-3:]:
+        axis.set_xlabel("attackers of 100")
+    for axis in axes[::3]:
+        axis.set_ylabel("accuracy (%)")
+    handles = [Line2D([], [], label="the paper", **style.PAPER_LINE)]
+    handles += [
+        Line2D([], [], color=looks[n].color, marker=looks[n].marker, ms=4.5,
+               label=f"protocol {n}" + ("" if n in set(done.protocol) else " (no record yet)"))
+        for n in names
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    words = (
+        "Figure 3 again, from records: marks are means over the seeds after the last round, "
+        "upright lines their range, dotted lines the mean of the last rounds; dashed: the paper."
+    )
+    return Drawing(
+        figure, title, words, source, f"Accuracy by number of attackers. {'; '.join(alts)}."
+    )
+
+
 def readings(cells: pd.DataFrame, numbers: PaperNumbers, target: Target) -> Drawing | None:
     """Each reading's accuracies, a panel per rule, with the printed numbers as upright lines.
 

@@ -233,6 +233,37 @@ def features(seeds: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*_READING, *names])
 
 
+def effects(seeds: pd.DataFrame) -> pd.DataFrame:
+    """What each reading changes in the accuracy after the last round, within a seed.
+
+    Args:
+        seeds: what `values` gives.
+
+    Returns:
+        A row per number that a reading touches: ``before`` and ``after`` in words, label, column,
+        and the ``mean`` change over the seeds that have both cells, its ``std`` and ``n_seeds``.
+        A run's changes are taken from its protocol, and the other protocols from the first.
+    """
+    done = seeds[(seeds.state == DONE) & seeds.own]
+    keys = ["label", "column", "seed"]
+    base = done[done.reading == _key({})]
+    first = base[base.run == seeds.run.iloc[0]]
+    steps = []
+    for place, here in done.groupby(_READING, sort=False):
+        run, _, reading, words = place
+        others = first if reading == _key({}) else base[base.run == run]
+        if reading == _key({}) and run == seeds.run.iloc[0]:
+            continue
+        both = others[[*keys, "words", "last"]].merge(here[[*keys, "last"]], on=keys)
+        change = (both.last_y - both.last_x).groupby([both.label, both.column], sort=False)
+        step = change.agg(["mean", "std", "count"]).reset_index()
+        step = step.rename(columns={"count": "n_seeds"})
+        before = others.words.iloc[0] if len(others) else ""
+        steps.append(step.assign(before=before, after=words.removeprefix(f"{before}, ")))
+    columns = ["before", "after", "label", "column", "mean", "std", "n_seeds"]
+    return pd.concat(steps, ignore_index=True)[columns] if steps else pd.DataFrame(columns=columns)
+
+
 def verdict(seeds: pd.DataFrame) -> list[str]:
     """What the records say of the readings, in sentences; "open" where cells are missing.
 

@@ -45,7 +45,8 @@ def _over_runs(
     manifests: list[list[Path]], paper_dir: str | os.PathLike, out: Path
 ) -> tuple[list[Path], list[Path]]:
     """What runs at the paper's scale make together: laid-out tables and figures."""
-    found = [path for of_run in manifests for path in of_run if path.parent.name == readings.TARGET]
+    every = sorted(path for of_run in manifests for path in of_run)
+    found = [path for path in every if path.parent.name == readings.TARGET]
     cells = readings.together(found) if found else None
     if cells is None or (cells := cells[cells.scale == "paper"]).empty:
         return [], []
