@@ -267,7 +267,8 @@ def _median_again(every: Iterable[Collected]) -> list[str]:
         for row in median_again(one).itertuples():
             seeds = captions.counted(int(row.n_seeds), "seed")
             variant = "the released" if row.variant == "released" else "Equation 2's"
-            where = f"protocol {one.cells.protocol.iloc[0]}, {seeds}"
+            data = _data(one.cells[one.cells.aggregator == "repeated_median"])
+            where = f"protocol {one.cells.protocol.iloc[0]}, {data}, {seeds}"
             if row.n_same == row.n_pairs:
                 parts.append(
                     f"with {variant} intercept it is the Median: in {row.n_same} of "
@@ -281,6 +282,18 @@ def _median_again(every: Iterable[Collected]) -> list[str]:
                 )
     told = "; ".join(parts) if parts else "open, no like cells of both have a record"
     return [f"- **Repeated Median**: {told}."]
+
+
+def _data(cells: pd.DataFrame) -> str:
+    """The data of trained cells for people, with their kind if they are not complete."""
+    kinds = captions.trained(cells).drop_duplicates(["dataset", "data_kind"])
+    return captions.listed(
+        [
+            captions.panel_title(c.dataset)
+            + ("" if c.data_kind == "complete" else f" {c.data_kind}")
+            for c in kinds.itertuples()
+        ]
+    )
 
 
 def _foolsgold(every: Iterable[Collected]) -> list[str]:
@@ -331,9 +344,8 @@ def _floor(every: Iterable[Collected]) -> list[str]:
         for row in floors(one.cells).itertuples():
             n = int(row.n_seeds)
             attack = captions.panel_title(row.attack)
-            data = one.cells[one.cells.task == row.task].dataset.iloc[0]
             lines.append(
-                f"{captions.panel_title(data)}, {attack}, protocol {one.cells.protocol.iloc[0]}: "
+                f"{_data(one.cells[one.cells.task == row.task])}, {attack}, protocol {one.cells.protocol.iloc[0]}: "
                 f"{row.label} {_number(row.counted, row.counted_std, n)} as the paper counts, "
                 f"{_number(row.left_out, row.left_out_std, n)} without the target class"
             )

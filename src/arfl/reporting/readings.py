@@ -513,6 +513,14 @@ def _best(far: pd.DataFrame, n_readings: int) -> str:
     return f"The reading that fits best is {place}: it {sentence}{told}."
 
 
+def _contrast(row) -> str:
+    """A measured contrast with its spread and number of seeds."""
+    text = percent(row.measured, 1)
+    if row.n_seeds == 1:
+        return f"{text}, 1 seed"
+    return f"{text} ± {percent(row.std, 1)}, n = {row.n_seeds}"
+
+
 def _some(items: Iterable[str]) -> str:
     """The first few of a list, and how many there are besides."""
     items = list(items)
@@ -569,21 +577,23 @@ def _explained(shown: pd.DataFrame) -> list[str]:
     sentences = []
     shown = shown[shown.own & (shown.why != _NOT_PLANNED) & (shown.measure == "last")]
     for name, here in shown.groupby("feature", sort=False):
-        yes, no = (list(here[here.answer == answer].words) for answer in (YES, NO))
-        perhaps = here[(here.answer == OPEN) & here.why.str.contains("looks like yes")]
-        hardly = here[(here.answer == OPEN) & here.why.str.contains("looks like no")]
-        left = len(here) - len(yes) - len(no) - len(perhaps) - len(hardly)
+        looks = here.why.where(here.answer == OPEN, "")
+        groups = {
+            "explained by": here[here.answer == YES],
+            "not by": here[here.answer == NO],
+            "open, looks like yes:": here[looks.str.contains("looks like yes")],
+            "open, looks like no:": here[looks.str.contains("looks like no")],
+        }
         told = [
-            f"{words} {_some(readings)}"
-            for words, readings in (
-                ("explained by", yes), ("not by", no), ("open, looks like yes:", perhaps.words),
-                ("open, looks like no:", hardly.words),
-            )
-            if len(readings)
-        ]  # fmt: skip
+            f"{words} {_some(f'{r.words} ({_contrast(r)})' for r in of_one.itertuples())}"
+            for words, of_one in groups.items()
+            if len(of_one)
+        ]
+        left = len(here) - sum(map(len, groups.values()))
         if left:
-            told.append(f"cells are missing for {captions.counted(left, 'other reading')}")
-        sentences.append(f"{name}: {'. '.join(told)}.")
+            told.append(f"cells are missing for {captions.counted(left, 'reading')}")
+        printed = f"{percent(here.printed.iloc[0], 1)} printed"
+        sentences.append(f"{name} ({printed}): {'. '.join(told)}.")
     return sentences
 
 
