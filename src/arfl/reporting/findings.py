@@ -181,8 +181,8 @@ def _claims(ledgers: list[tuple[str, Mapping]]) -> list[str]:
         for i in decided:
             sides = [_side(found[name][i]) for name in names]
             lines.append(f"| {i.replace('-', ' ')} | {' | '.join(sides)} |")
-        lines += ["", "✓ holds, ✗ fails; **bold** where it is a verdict, else what the records "
-                      "at hand show."]  # fmt: skip
+        lines += ["", "✓ holds, ✗ fails; **bold** where it is a verdict, under "
+                      "that protocol; else what the records at hand show."]  # fmt: skip
     return lines
 
 
@@ -344,8 +344,12 @@ def _floor(every: Iterable[Collected]) -> list[str]:
         for row in floors(one.cells).itertuples():
             n = int(row.n_seeds)
             attack = captions.panel_title(row.attack)
+            data, protocol = (
+                _data(one.cells[one.cells.task == row.task]),
+                one.cells.protocol.iloc[0],
+            )
             lines.append(
-                f"{_data(one.cells[one.cells.task == row.task])}, {attack}, protocol {one.cells.protocol.iloc[0]}: "
+                f"{data}, {attack}, protocol {protocol}: "
                 f"{row.label} {_number(row.counted, row.counted_std, n)} as the paper counts, "
                 f"{_number(row.left_out, row.left_out_std, n)} without the target class"
             )
