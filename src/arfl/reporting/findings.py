@@ -322,9 +322,10 @@ def floors(cells: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row per task and attack: the rule with the least success where the target class is left
         out, and both rates' ``mean``, ``std`` and the number of seeds. Attacks whose two rates are
-        the same in every cell are left out.
+        the same in every cell, and cells with changed options, are left out.
     """
-    both = cells[(cells.state == DONE) & cells.attack_success_rate.notna()]
+    plain = ~cells.changes.map(lambda changes: any(changes.values()))
+    both = cells[(cells.state == DONE) & cells.attack_success_rate.notna() & plain]
     counted, left_out = "attack_success_rate", "attack_success_rate_excl_target"
     differ = (both[counted] != both[left_out]).groupby([both.task, both.attack]).transform("any")
     both = both[differ]
