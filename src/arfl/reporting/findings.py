@@ -333,7 +333,7 @@ def floors(cells: pd.DataFrame) -> pd.DataFrame:
     groups = both.groupby([*keys, "n_attackers"], sort=False)
     made = groups.agg(
         counted=(counted, "mean"), counted_std=(counted, "std"), left_out=(left_out, "mean"),
-        left_out_std=(left_out, "std"), n_seeds=("seed", "nunique"),
+        left_out_std=(left_out, "std"), accuracy=("accuracy", "mean"), n_seeds=("seed", "nunique"),
     ).reset_index()  # fmt: skip
     least = made.groupby(["task", "attack"], sort=False).left_out.idxmin()
     return made.loc[least].reset_index(drop=True)
@@ -352,7 +352,8 @@ def _floor(every: Iterable[Collected]) -> list[str]:
             lines.append(
                 f"{data}, {attack}, protocol {protocol}: "
                 f"{row.label} {_number(row.counted, row.counted_std, n)} as the paper counts, "
-                f"{_number(row.left_out, row.left_out_std, n)} without the target class"
+                f"{_number(row.left_out, row.left_out_std, n)} without the target class, at "
+                f"{percent(row.accuracy, 1)} accuracy"
             )
     told = "; ".join(lines) if lines else "open, no backdoor cell has a record"
     return [
