@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
 RUNS = {"paper": "paper", "paper-released": "released"}
 # On another kind of processor sums are rounded otherwise, and training makes that grow: how far an
-# accuracy may then be from the record's, in the first rounds of MNIST and in all of LOAN's. Allowed,
-# not measured: all records come from one kind of processor.
+# accuracy may then be from the record's, in the first rounds of MNIST and in all of LOAN's. It is
+# what is allowed and not measured: all records come from one kind of processor.
 ELSEWHERE = {"mnist": 0.03, "loan": 0.05}
 MNIST_ROUNDS = 10
 

@@ -259,6 +259,26 @@ def test_no_participant_has_31_batches():
     assert math.ceil(images / task["batch_size"]) == 5 < limit
 
 
+def test_an_effect_is_the_change_within_a_seed():
+    collected, truth = frame(without=("paper/mnist_shards.momentum-0/none/attackers-0/fedavg",))
+    found = readings.effects(readings.values(collected, NUMBERS))
+    found = found.set_index(["before", "after", "label", "column"])
+    steps = [
+        truth["paper", path(10, "fedavg", s, attack=".lr_factor-1")]
+        - truth["paper", path(10, "fedavg", s)]
+        for s in (1, 2, 3)
+    ]
+    row = found.loc[BASE, "attackers' rate ×1", "FedAvg", "10"]
+    assert row["mean"] == pytest.approx(statistics.fmean(steps))
+    assert row["std"] == pytest.approx(statistics.stdev(steps))
+    assert row.n_seeds == 3
+    # Nobody attacks: no effect, and none is claimed. Without its cell there is none either.
+    assert (BASE, "attackers' rate ×1", "FedAvg", "0") not in found.index
+    assert (BASE, "momentum 0", "FedAvg", "0") not in found.index
+    between = found.loc[BASE, "protocol released", "Ours", "1"]
+    assert between["mean"] == pytest.approx(0.02)
+
+
 def test_a_diverged_cell_is_no_number():
     collected, _ = frame()
     lost = collected.cell_id == path(10, "fedavg", 1, ".momentum-0.9")

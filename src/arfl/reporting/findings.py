@@ -181,8 +181,8 @@ def _claims(ledgers: list[tuple[str, Mapping]]) -> list[str]:
         for i in decided:
             sides = [_side(found[name][i]) for name in names]
             lines.append(f"| {i.replace('-', ' ')} | {' | '.join(sides)} |")
-        lines += ["", "✓ holds, ✗ fails; **bold** where it is a verdict, else what the records "
-                      "at hand show."]  # fmt: skip
+        lines += ["", "✓ holds, ✗ fails; **bold** where it is a verdict, under "
+                      "that protocol; else what the records at hand show."]  # fmt: skip
     return lines
 
 
@@ -322,9 +322,10 @@ def floors(cells: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row per task and attack: the rule with the least success where the target class is left
         out, and both rates' ``mean``, ``std`` and the number of seeds. Attacks whose two rates are
-        the same in every cell are left out.
+        the same in every cell, and cells with changed options, are left out.
     """
-    both = cells[(cells.state == DONE) & cells.attack_success_rate.notna()]
+    plain = ~cells.changes.map(lambda changes: any(changes.values()))
+    both = cells[(cells.state == DONE) & cells.attack_success_rate.notna() & plain]
     counted, left_out = "attack_success_rate", "attack_success_rate_excl_target"
     differ = (both[counted] != both[left_out]).groupby([both.task, both.attack]).transform("any")
     both = both[differ]
@@ -332,7 +333,7 @@ def floors(cells: pd.DataFrame) -> pd.DataFrame:
     groups = both.groupby([*keys, "n_attackers"], sort=False)
     made = groups.agg(
         counted=(counted, "mean"), counted_std=(counted, "std"), left_out=(left_out, "mean"),
-        left_out_std=(left_out, "std"), n_seeds=("seed", "nunique"),
+        left_out_std=(left_out, "std"), accuracy=("accuracy", "mean"), n_seeds=("seed", "nunique"),
     ).reset_index()  # fmt: skip
     least = made.groupby(["task", "attack"], sort=False).left_out.idxmin()
     return made.loc[least].reset_index(drop=True)
@@ -344,10 +345,15 @@ def _floor(every: Iterable[Collected]) -> list[str]:
         for row in floors(one.cells).itertuples():
             n = int(row.n_seeds)
             attack = captions.panel_title(row.attack)
+            data, protocol = (
+                _data(one.cells[one.cells.task == row.task]),
+                one.cells.protocol.iloc[0],
+            )
             lines.append(
-                f"{_data(one.cells[one.cells.task == row.task])}, {attack}, protocol {one.cells.protocol.iloc[0]}: "
+                f"{data}, {attack}, protocol {protocol}: "
                 f"{row.label} {_number(row.counted, row.counted_std, n)} as the paper counts, "
-                f"{_number(row.left_out, row.left_out_std, n)} without the target class"
+                f"{_number(row.left_out, row.left_out_std, n)} without the target class, at "
+                f"{percent(row.accuracy, 1)} accuracy"
             )
     told = "; ".join(lines) if lines else "open, no backdoor cell has a record"
     return [
