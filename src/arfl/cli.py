@@ -137,6 +137,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--kept", type=Path, help=f".json file: a second copy, taken up again{from_cell}")
     add("--out", type=Path, help=f".json file{from_cell}")
 
+    add = verb(
+        "status", _status, "How far the run is: cells done, running, failed, left; time left."
+    ).add_argument
+    add("targets", nargs="*", help="their cells alone, for example figure3")
+    configured(add)
+    add("--json", action="store_true", help="every cell, for programs")
+
     add = verb("pack", _pack, "Put a run's new records into a batch for keeping.").add_argument
     add("--cells", type=Path, required=True, help="folder of records: results/<run>/cells")
     add("--out", type=Path, required=True, help="folder of the run's batches: records/<run>")
@@ -356,6 +363,14 @@ def _train(
     ]
     sys.argv[1:] = ["train", *(word for pair in words for word in pair)]
     cells.train(**given)
+
+
+def _status(targets: list[str], configfile: list[Path], config: list[str], **output: bool) -> None:
+    from arfl import project, status
+
+    grid = project.grid(configfile, config)
+    found = status.look(grid, project.cells(grid, targets))
+    print(json.dumps(found, indent=1) if output["json"] else status.text(found))
 
 
 def _pack(cells: Path, out: Path) -> None:
