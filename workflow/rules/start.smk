@@ -145,7 +145,7 @@ def escape_environments():
     """Braces in the folder's name are no wildcards, for which Snakemake takes them here."""
     for made in workflow.rules:
         if made.conda_env is not None:
-            path = str(Path(workflow.basedir, "workflow/rules", made.conda_env))
+            path = str(BASE / "workflow/rules" / made.conda_env)
             made.conda_env = path.replace("{", "{{").replace("}", "}}")
 
 
