@@ -36,7 +36,6 @@ wildcard_constraints:
 
 
 rule all:
-    default_target: True
     input:
         everything,
     localrule: True
