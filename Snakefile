@@ -23,6 +23,12 @@ include: "workflow/rules/inputs.smk"
 include: "workflow/rules/start.smk"
 
 
+# With `--sdm apptainer`, for all rules.
+if config.get("container"):
+
+    container: config["container"]
+
+
 wildcard_constraints:
     run=re.escape(GRID.run),
     dataset=one_of(registry.names("datasets")),
