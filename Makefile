@@ -4,6 +4,7 @@
 #   make test-faults  kills and damages on this machine, docs/faults.md; some minutes
 #   make test-slurm   the same on a SLURM started for it; needs root, else skipped with the reason
 #   make figures  the environment, then tables, figures and report from the committed records
+#   make docs     the documentation as a site, in site/
 # Others: env, lint, clean-env.
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | tr ' ' -)
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: env quick test test-faults test-slurm lint figures clean-env
+.PHONY: env quick test test-faults test-slurm lint figures docs clean-env
 
 quick: env
 	$(RUN) snakemake --cores $(CORES)
@@ -30,6 +31,13 @@ test-slurm: env
 figures: env
 	@$(RUN) python -m arfl render --runs $(wildcard records/*/) --paper workflow/resources/paper \
 	  --out results/from-records
+
+# In an environment of its own: mkdocs is no part of what records are made with.
+docs: env
+	@test -x .venv-docs/bin/mkdocs || { $(PYTHON) -m venv .venv-docs && \
+	  .venv-docs/bin/python -m pip install --quiet 'mkdocs>=1.6' 'mkdocs-material>=9.5'; }
+	$(RUN) python docs/make_pages.py
+	.venv-docs/bin/mkdocs build --strict --quiet
 
 lint: env
 	$(RUN) ruff check
@@ -60,4 +68,4 @@ $(STAMP): requirements.lock pyproject.toml
 	@rm -f $(VENV)/.installed-* && touch $@
 
 clean-env:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-docs

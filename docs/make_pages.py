@@ -22,6 +22,7 @@ Made from [workflow/schemas/config.schema.yaml](../workflow/schemas/config.schem
 | key | value | meaning |
 |---|---|---|
 """
+_SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 _GRAPH = re.compile(r"(?<=```mermaid\n).*?(?=```)", re.DOTALL)
 
 
@@ -71,8 +72,7 @@ def _value(part: Mapping, definitions: Mapping) -> str:
     kind = " or ".join(kinds) if isinstance(kinds, list) else kinds
     if "items" in part:
         kind = f"list of {_value(_resolved(part['items'], definitions), definitions)}"
-    signs = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
-    bounds = [f"{sign} {part[bound]}" for bound, sign in signs if bound in part]
+    bounds = [f"{sign} {part[bound]}" for bound, sign in _SIGNS.items() if bound in part]
     return ", ".join([kind, *bounds])
 
 
