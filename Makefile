@@ -5,6 +5,7 @@
 #   make test-slurm   the same on a SLURM started for it; needs root, else skipped with the reason
 #   make figures  the environment, then tables, figures and report from the committed records, and
 #                 docs/findings.md with the README's figure and table
+#   make docs     the documentation as a site, in site/
 # Others: env, lint, clean-env.
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | tr ' ' -)
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: env quick test test-faults test-slurm lint figures clean-env
+.PHONY: env quick test test-faults test-slurm lint figures docs clean-env
 
 quick: env
 	$(RUN) snakemake --cores $(CORES)
@@ -33,6 +34,13 @@ figures: env
 	  --out results/from-records
 	@$(RUN) python -m arfl findings --runs $(wildcard records/*/) --paper workflow/resources/paper \
 	  --out docs/findings.md --picture docs/figures/figure3.svg --page README.md
+
+# In an environment of its own: mkdocs is no part of what records are made with.
+docs: env
+	@test -x .venv-docs/bin/mkdocs || { $(PYTHON) -m venv .venv-docs && \
+	  .venv-docs/bin/python -m pip install --quiet 'mkdocs>=1.6' 'mkdocs-material>=9.5'; }
+	$(RUN) python docs/make_pages.py
+	.venv-docs/bin/mkdocs build --strict --quiet
 
 lint: env
 	$(RUN) ruff check
@@ -63,4 +71,4 @@ $(STAMP): requirements.lock pyproject.toml
 	@rm -f $(VENV)/.installed-* && touch $@
 
 clean-env:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-docs

@@ -1,7 +1,8 @@
 """Reproduces "Attack-Resistant Federated Learning with Residual-based Reweighting".
 
 Data flows one way: download -> prepare -> partition -> train_cell -> collect -> tables, figures,
-claims -> report. What is trained follows from config.yaml; see README.md for the commands.
+claims -> report. What is trained follows from config.yaml; see README.md for the commands. A rule
+marked `localrule` runs where Snakemake runs, also on a cluster: light, or in need of the internet.
 """
 
 from snakemake.utils import min_version
@@ -9,11 +10,12 @@ from snakemake.utils import min_version
 min_version("9.8")
 
 
-# First, so that whatever goes wrong from here on is said.
+include: "workflow/rules/where.smk"
+# Early, so that whatever goes wrong from here on is said.
 include: "workflow/rules/console.smk"
 
 
-configfile: "config.yaml"
+configfile: CONFIGURATION
 
 
 include: "workflow/rules/common.smk"
@@ -21,18 +23,10 @@ include: "workflow/rules/inputs.smk"
 include: "workflow/rules/start.smk"
 
 
-# What follows runs where Snakemake runs, also on a cluster: light, or in need of the internet.
-localrules:
-    all,
-    baselines,
-    download,
-    plan,
-    collect,
-    plan_beyond,
-    collect_beyond,
-    claims,
-    report,
-    index,
+# With `--sdm apptainer`, for all rules.
+if config.get("container"):
+
+    container: config["container"]
 
 
 wildcard_constraints:
@@ -50,6 +44,7 @@ wildcard_constraints:
 rule all:
     input:
         everything,
+    localrule: True
 
 
 include: "workflow/rules/download.smk"
@@ -72,5 +67,5 @@ include: "workflow/rules/targets.smk"
 include: "workflow/rules/beyond.smk"
 
 
-if "{" in str(SOURCE):
+if "{" in str(BASE):
     escape_environments()

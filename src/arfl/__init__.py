@@ -5,3 +5,5 @@ is the door between the two.
 """
 
 __version__ = "0.1.0"
+
+__version__ = "0.1.0"

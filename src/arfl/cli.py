@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from arfl import __version__
 from arfl.errors import UserError
 
 
@@ -51,6 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _json_object(text: str) -> dict:
+    """JSON, or with @ before it the name of a file of JSON: a command line has its limits."""
+    if text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise argparse.ArgumentTypeError(f"cannot read {text[1:]}: {error}") from None
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
@@ -60,14 +67,28 @@ def _json_object(text: str) -> dict:
     return value
 
 
+def _cell(text: str) -> dict | str:
+    """A cell as JSON, or its id."""
+    return _json_object(text) if text.startswith(("{", "@")) else text
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m arfl", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m arfl",
+        description="What the workflow's rules run. `arfl verb --help` says what a verb takes.",
+    )
+    parser.add_argument("--version", action="version", version=f"arfl {__version__}")
     verbs = parser.add_subparsers(metavar="verb", required=True)
 
     def verb(name: str, run, summary: str) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=summary, description=summary)
         added.set_defaults(run=run)
         return added
+
+    def configured(add) -> None:
+        """The options that say which configuration a cell's id belongs to."""
+        add("--configfile", type=Path, nargs="+", default=[], help="laid over config.yaml")
+        add("--config", nargs="+", default=[], metavar="KEY=VALUE", help="laid over these")
 
     add = verb("download", _download, "Fetch and verify a dataset's files.").add_argument
     add("--dataset", required=True)
@@ -78,31 +99,50 @@ def _parser() -> argparse.ArgumentParser:
     add = verb("prepare", _prepare, "Turn fetched files into tensors on disk.").add_argument
     add("--dataset", required=True)
     add("--fetched", type=Path, required=True, help="fetched.json of the dataset")
-    add("--options", type=_json_object, default={}, help="JSON object")
+    add("--options", type=_json_object, default={}, help="JSON object or @file")
     add("--out", type=Path, required=True, help="meta.json in the dataset's prepared folder")
 
-    add = verb("partition", _partition, "Divide a dataset among participants.").add_argument
-    add("--data", type=Path, required=True, help="meta.json of the prepared data")
-    add("--scheme", type=_json_object, required=True, help="JSON object")
+    add = verb(
+        "partition",
+        _partition,
+        "Divide a dataset among participants: by a scheme, or as a cell needs it.",
+    ).add_argument
+    add("--cell", help="a cell's id: the rest follows from config.yaml")
+    configured(add)
+    add("--data", type=Path, help="meta.json of the prepared data")
+    add("--scheme", type=_json_object, help="JSON object or @file")
     add("--n-clients", type=int, help="default: as many as the scheme has")
-    add("--seed", type=int, required=True)
-    add("--out", type=Path, required=True, help=".npz file")
-    add("--picture", type=Path, required=True, help=".png file: participants x classes")
+    add("--seed", type=int)
+    add("--out", type=Path, help=".npz file")
+    add("--picture", type=Path, help=".png file: participants x classes")
 
     add = verb(
         "check-options", _check_options, "Check the options of rules before training."
     ).add_argument
     add("--rules", type=_json_object, required=True, help="JSON object: `Grid.rules`")
 
-    add = verb("train", _train, "Train one cell and write its record.").add_argument
-    add("--cell", type=_json_object, required=True, help="JSON object that names the cell")
-    add("--settings", type=_json_object, required=True, help="JSON object: `settings` of a record")
-    add("--data", type=Path, required=True, help="meta.json of the prepared data")
-    add("--partition", type=Path, required=True, help=".npz file")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    add("--checkpoint-minutes", type=float, default=5, help="how often the state is saved")
-    add("--kept", type=Path, required=True, help=".json file: a second copy, taken up again")
-    add("--out", type=Path, required=True, help=".json file")
+    add = verb(
+        "train",
+        _train,
+        "Train one cell and write its record. With a cell's id the rest follows from config.yaml.",
+    ).add_argument
+    add("--cell", type=_cell, required=True, help="its id, or a JSON object or @file that names it")
+    configured(add)
+    from_cell = " (default: from the cell's id)"
+    add("--settings", type=_json_object, help=f"JSON object: `settings` of a record{from_cell}")
+    add("--data", type=Path, help=f"meta.json of the prepared data{from_cell}")
+    add("--partition", type=Path, help=f".npz file{from_cell}")
+    add("--device", choices=("auto", "cpu", "cuda"), help="default: config.yaml's, else auto")
+    add("--checkpoint-minutes", type=float, help="how often the state is saved (default: 5)")
+    add("--kept", type=Path, help=f".json file: a second copy, taken up again{from_cell}")
+    add("--out", type=Path, help=f".json file{from_cell}")
+
+    add = verb(
+        "status", _status, "How far the run is: cells done, running, failed, left; time left."
+    ).add_argument
+    add("targets", nargs="*", help="their cells alone, for example figure3")
+    configured(add)
+    add("--json", action="store_true", help="every cell, for programs")
 
     add = verb("pack", _pack, "Put a run's new records into a batch for keeping.").add_argument
     add("--cells", type=Path, required=True, help="folder of records: results/<run>/cells")
@@ -216,8 +256,30 @@ def _prepare(dataset: str, fetched: Path, options: dict, out: Path) -> None:
 
 
 def _partition(
-    data: Path, scheme: dict, n_clients: int | None, seed: int, out: Path, picture: Path
+    cell: str | None,
+    configfile: list[Path],
+    config: list[str],
+    data: Path | None,
+    scheme: dict | None,
+    n_clients: int | None,
+    seed: int | None,
+    out: Path | None,
+    picture: Path | None,
 ) -> None:
+    if cell is not None:
+        from arfl import project
+
+        grid = project.grid(configfile, config)
+        known = project.cell(grid, cell)
+        task = grid.task(known.part("task"))
+        scheme, seed = scheme or task["partition"], known.seed if seed is None else seed
+        n_clients = task["n_clients"] if n_clients is None else n_clients
+        data = data or _prepared(task)
+        out = out or Path(grid.partition_path(known))
+        picture = picture or out.with_suffix(".png")
+        logging.info("%s: from %s to %s", known.part("task"), data, out)
+    _need("--cell", data=data, scheme=scheme, seed=seed, out=out, picture=picture)
+
     from arfl import dataset as datasets
     from arfl import partition
     from arfl.reporting import partition_picture
@@ -226,6 +288,16 @@ def _partition(
     made = partition.make(dataset, scheme, n_clients, seed)
     partition_picture.draw(made.class_counts, made.description, dataset.class_names, picture)
     made.save(out)
+
+
+def _prepared(task: Mapping) -> Path:
+    return Path("data/prepared", task["data"], "meta.json")
+
+
+def _need(otherwise: str, **options: object) -> None:
+    lacking = [f"--{name}" for name, value in options.items() if value is None]
+    if lacking:
+        raise UserError(f"give {', '.join(lacking)}, or the id of a cell as {otherwise}")
 
 
 def _check_options(rules: dict) -> None:
@@ -245,10 +317,67 @@ def _check_options(rules: dict) -> None:
         raise UserError("; ".join([*wrong, "correct config.yaml and run again"]))
 
 
-def _train(**arguments: Any) -> None:
-    from arfl import cell
+def _train(
+    cell: dict | str,
+    configfile: list[Path],
+    config: list[str],
+    settings: dict | None,
+    data: Path | None,
+    partition: Path | None,
+    device: str | None,
+    checkpoint_minutes: float | None,
+    kept: Path | None,
+    out: Path | None,
+) -> None:
+    if isinstance(cell, str):
+        from arfl import project
 
-    cell.train(**arguments)
+        grid = project.grid(configfile, config)
+        known = project.cell(grid, cell)
+        settings = settings or grid.settings(known)
+        data = data or _prepared(settings["task"])
+        partition = partition or Path(grid.partition_path(known))
+        kept = kept or Path(grid.record_path(known, "kept"))
+        out = out or Path(grid.record_path(known))
+        device = device or grid.config["device"]
+        checkpoint_minutes = checkpoint_minutes or grid.config["checkpoint_minutes"]
+        for what, path in (("data", data), ("partition", partition), ("record", out)):
+            logging.info("%s: %s", what, path)
+        for path in (data, partition):
+            if not path.exists():
+                raise UserError(f"{path} does not exist; make it with: snakemake {path}")
+        cell = known.describe()
+    elif configfile or config:
+        raise UserError("--configfile and --config go with a cell's id, not with its JSON")
+    _need("--cell", settings=settings, data=data, partition=partition, kept=kept, out=out)
+
+    from arfl import cell as cells
+
+    given: dict[str, Any] = {
+        "cell": cell,
+        "settings": settings,
+        "data": data,
+        "partition": partition,
+        "device": device or "auto",
+        "checkpoint_minutes": checkpoint_minutes or 5.0,
+        "kept": kept,
+        "out": out,
+    }
+    # The record keeps the command: the whole of it, which no change of a file makes another one.
+    words = [
+        (f"--{key.replace('_', '-')}", json.dumps(value) if isinstance(value, dict) else str(value))
+        for key, value in given.items()
+    ]
+    sys.argv[1:] = ["train", *(word for pair in words for word in pair)]
+    cells.train(**given)
+
+
+def _status(targets: list[str], configfile: list[Path], config: list[str], **output: bool) -> None:
+    from arfl import project, status
+
+    grid = project.grid(configfile, config)
+    found = status.look(grid, project.cells(grid, targets))
+    print(json.dumps(found, indent=1) if output["json"] else status.text(found))
 
 
 def _pack(cells: Path, out: Path) -> None:

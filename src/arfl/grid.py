@@ -325,7 +325,7 @@ class Grid:
         vary, named, numbers = panel.get("vary"), panel.get("panel", ""), panel["n_attackers"]
         if vary is None:
             x_name = "n_attackers" if len(numbers) > 1 else None
-            sweep = [(named, x_name, n if x_name else None, n, []) for n in numbers]
+            sweep: list = [(named, x_name, n if x_name else None, n, []) for n in numbers]
         else:
             # With several numbers of attackers each is a panel of its own.
             panels = [(f"{named}/{n}" if len(numbers) > 1 else named, n) for n in numbers]
@@ -389,7 +389,7 @@ class Grid:
     @staticmethod
     def _with_effect(cell: Cell, configured: Mapping) -> tuple[tuple[str, str, str], ...]:
         """The cell's changes without options of its task that decide nothing in it."""
-        task = configured | cell.changed("task")
+        task = {**configured, **cell.changed("task")}
         everybody, per_round = task["n_clients"], task["clients_per_round"]
         without: tuple[str, ...] = ()
         if cell.attack == NO_ATTACK:

@@ -5,11 +5,14 @@ import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import small_data
 import torch
+import yaml
 
+import arfl
 from arfl import cell as cells
 from arfl import cli, federation, files, fingerprint, record
 from arfl import dataset as datasets
@@ -17,6 +20,7 @@ from arfl import partition as partitions
 from arfl.dataset import Preparation
 from arfl.grid import Cell
 
+ROOT = Path(__file__).parents[2]
 CELL = Cell("t", "none", 0, "fedavg", 1).describe()
 
 
@@ -67,6 +71,7 @@ def train_arguments(folder, out, cell=CELL, settings=SETTINGS, **options):
         "data": folder / "data/meta.json",
         "partition": folder / "seed-1.npz",
         "device": "cpu",
+        "checkpoint-minutes": 5.0,
         "kept": out.parent / "kept" / out.name,
         "out": out,
     }
@@ -248,6 +253,98 @@ def test_a_mistake_in_the_program_keeps_its_traceback(folder, tmp_path, monkeypa
     monkeypatch.setattr(federation, "train", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(train_arguments(folder, tmp_path / "cell.json"))
+
+
+# A cell by its id
+
+IDS = "mnist_shards/none/attackers-0/fedavg/seed-1"
+
+
+@pytest.fixture
+def small_project(tmp_path, monkeypatch):
+    """A folder with the project's configuration, one round of the digits, data and partition."""
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    config["scales"]["quick"]["tasks"]["mnist_shards"] |= {"rounds": 1}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    monkeypatch.chdir(tmp_path)
+    data = ["--fetched", "data/raw/digits/fetched.json", "--out", "data/prepared/digits/meta.json"]
+    assert cli.main(["prepare", "--dataset", "digits", *data]) == 0
+    assert cli.main(["partition", "--cell", IDS]) == 0
+    return tmp_path
+
+
+def test_a_cell_is_trained_by_its_id_as_by_its_json(small_project, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["arfl", "train", "--cell", IDS])
+    assert cli.main(["train", "--cell", IDS]) == 0
+    out = small_project / f"results/quick/cells/{IDS}.json"
+    by_id = record.read(out)
+    assert (small_project / f"results/quick/kept/{IDS}.json").read_bytes() == out.read_bytes()
+    # The record's command is whole: it repeats the training whatever becomes of the configuration.
+    command = shlex.split(by_id["provenance"]["command"])
+    assert command[:3] == ["python", "-m", "arfl"]
+    for path in (out, small_project / f"results/quick/kept/{IDS}.json"):
+        path.unlink()
+    (small_project / "config.yaml").unlink()
+    assert cli.main(command[3:]) == 0
+    again = record.read(out)
+    for part in ("cell", "settings", "data", "partition", "clients", "rounds"):
+        assert again[part] == by_id[part]
+
+
+def test_the_configuration_of_a_cell_is_read_as_snakemake_does(small_project, monkeypatch):
+    more = small_project / "more.yaml"
+    more.write_text("scales: {quick: {tasks: {mnist_shards: {lr: 0.5, epochs: 2}}}}\n")
+    change = "scales={quick: {tasks: {mnist_shards: {epochs: 3}}}}"
+    monkeypatch.setattr(sys, "argv", ["arfl"])
+    arguments = ["--configfile", str(more), "--config", change, "checkpoint_minutes=1"]
+    assert cli.main(["train", "--cell", IDS, *arguments]) == 0
+    made = record.read(small_project / f"results/quick/cells/{IDS}.json")
+    assert (made["settings"]["task"]["lr"], made["settings"]["task"]["epochs"]) == (0.5, 3)
+    assert made["settings"]["task"]["rounds"] == 1
+    assert "--checkpoint-minutes 1 " in made["provenance"]["command"]
+
+
+def test_long_json_may_stand_in_a_file(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["arfl"])
+    (tmp_path / "cell.txt").write_text(json.dumps(CELL))
+    arguments = train_arguments(folder, tmp_path / "cell.json")
+    arguments[arguments.index("--cell") + 1] = f"@{tmp_path / 'cell.txt'}"
+    assert cli.main(arguments) == 0
+    made = record.read(tmp_path / "cell.json")
+    assert made["cell"] == CELL
+    assert "@" not in made["provenance"]["command"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cell", IDS.replace("fedavg", "fedav")], f"did you mean {IDS}"),
+        (["--cell", "mnist"], "mnist is not the id of a cell"),
+        (["--cell", IDS, "--config", "scael=paper"], "unknown key scael; did you mean 'scale'?"),
+        (["--cell", IDS, "--config", "scale"], "--config takes key=value, not 'scale'"),
+        (["--cell", IDS, "--configfile", "none.yaml"], "none.yaml does not exist"),
+        (["--cell", IDS, "--configfile", "broken.yaml"], "broken.yaml is not valid YAML (line 2)"),
+        (["--cell", IDS.replace("1", "2")], "make it with: snakemake results/quick/partitions"),
+        (["--cell", "{}", "--config", "scale=paper"], "go with a cell's id"),
+        (["--cell", "{}"], "give --settings, --data, --partition, --kept, --out, or the id"),
+    ],
+)
+def test_mistakes_about_a_cell_are_one_message(small_project, capsys, arguments, message):
+    (small_project / "broken.yaml").write_text("a: 1\nb: ]\n")
+    fails(capsys, ["train", *arguments], message)
+
+
+def test_without_a_configuration_there_are_no_ids(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fails(capsys, ["train", "--cell", IDS], "there is no config.yaml in")
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["--version"])
+    assert raised.value.code == 0
+    assert capsys.readouterr().out == f"arfl {arfl.__version__}\n"
+    assert f"version: {arfl.__version__}" in (ROOT / "CITATION.cff").read_text()
 
 
 # The other verbs

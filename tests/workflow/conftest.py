@@ -74,7 +74,8 @@ class Project:
         path.write_text(text.replace(old, new))
 
 
-def _tiny(config: dict) -> None:
+def reduce_to_tiny(config: dict) -> None:
+    """Two aggregators, one seed, one round."""
     config["seeds"] = [1]
     config["aggregators"] = {
         name: config["aggregators"][name] for name in ("fedavg", "residual_reweighting")
@@ -98,6 +99,6 @@ def project(tmp_path) -> Project:
 def tiny(tmp_path_factory) -> Project:
     """A project of two aggregators, one seed and one round; figure3 has been run."""
     project = Project(tmp_path_factory.mktemp("tiny"))
-    project.change_config(_tiny)
+    project.change_config(reduce_to_tiny)
     project.snakemake("figure3")
     return project

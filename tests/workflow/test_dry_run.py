@@ -108,6 +108,34 @@ def test_slurm_profile_trains_on_cpus_only_where_that_is_asked_for(project):
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        [
+            "--profile=profiles/slurm",
+            "--default-resources",
+            "mem_mb=1000",
+            "--config",
+            "device=auto",
+        ],
+        ["--executor", "slurm", "--config", "scale=paper"],
+        ["-e", "slurm"],
+        # a file on the command line replaces the profile's, which says cuda
+        ["--profile", "profiles/slurm", "--configfile", "config.yaml", "--config", "scale=paper"],
+    ],
+)
+def test_the_gpu_is_never_lost_in_silence(project, arguments):
+    project.changed_lines("profiles/slurm/config.yaml", "your-account", "ours")
+    output = project.snakemake("-n", *arguments, "--", "table1", check=False)
+    assert "device is auto, but this node's GPUs say nothing of" in output
+
+
+def test_an_image_is_no_part_of_what_is_planned(project):
+    image = ["--config", "container=docker://ours/arfl:1"]
+    output = project.snakemake("-n", "-p", *image, "--", "results/quick/plan.json")
+    assert "ours/arfl" not in output.split("python -m arfl plan")[1]
+
+
+@pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (["--config", "device=auto"], "device is auto, but this node's GPUs say nothing of"),

@@ -7,8 +7,12 @@ import platform
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
+
+import pytest
+from conftest import reduce_to_tiny
 
 RECORDS = "results/quick/cells/mnist_shards"
 
@@ -155,6 +159,39 @@ def test_a_moved_project_does_nothing_again(tiny, tmp_path):
         assert tiny.planned("figure3") in ({}, {"figure3": 1, "total": 1})
     finally:
         tiny.folder = original
+
+
+@pytest.mark.slow
+def test_a_moved_project_with_its_report_does_nothing_again(project, tmp_path_factory):
+    def smaller(config):
+        panel = config["scales"]["quick"]["targets"]["readings"][0]
+        reduce_to_tiny(config)
+        config["scales"]["quick"]["targets"]["readings"] = [panel]
+
+    project.change_config(smaller)
+    project.snakemake(timeout=1200)
+    assert project.planned() == {}
+    original = project.folder
+    project.folder = tmp_path_factory.mktemp("elsewhere") / "moved"
+    shutil.copytree(original, project.folder, symlinks=True)
+    shutil.rmtree(original)
+    assert project.planned() == {}
+
+
+def test_how_far_a_run_is_is_told_from_its_files(tiny):
+    environment = tiny.environment | {"PYTHONPATH": str(tiny.folder / "src")}
+
+    def status():
+        command = [sys.executable, "-m", "arfl", "status", "figure3", "--json"]
+        told = subprocess.run(
+            command, cwd=tiny.folder, env=environment, capture_output=True, text=True, check=True
+        )
+        return json.loads(told.stdout)["counts"]
+
+    assert status()["done"] == 4
+    tiny.changed_lines("config.yaml", "lr: 0.05", "lr: 0.06")
+    assert status()["outdated"] == 4
+    tiny.changed_lines("config.yaml", "lr: 0.06", "lr: 0.05")
 
 
 def test_the_lock_of_a_killed_run_stops_nobody_and_that_of_a_living_one_does(tiny):

@@ -5,11 +5,12 @@
 rule plan_beyond:
     """Write down which cells the targets beyond the paper need."""
     input:
-        assumptions="workflow/resources/assumptions.csv",
+        assumptions=own("workflow/resources/assumptions.csv"),
     output:
         "results/{run}/beyond/plan.json",
     log:
         "logs/{run}/beyond/plan.log",
+    localrule: True
     conda:
         "../../envs/report.yaml"
     params:
@@ -32,6 +33,7 @@ rule collect_beyond:
         partitions="results/{run}/beyond/{beyond}/partitions.csv",
     log:
         "logs/{run}/beyond/collect/{beyond}.log",
+    localrule: True
     conda:
         "../../envs/report.yaml"
     params:

@@ -1,11 +1,12 @@
 rule plan:
     """Write down which cells each target needs, for those who only read records."""
     input:
-        assumptions="workflow/resources/assumptions.csv",
+        assumptions=own("workflow/resources/assumptions.csv"),
     output:
         "results/{run}/plan.json",
     log:
         "logs/{run}/plan.log",
+    localrule: True
     conda:
         "../../envs/report.yaml"
     params:
@@ -29,6 +30,7 @@ rule collect:
         partitions="results/{run}/collected/{target}/partitions.csv",
     log:
         "logs/{run}/collect/{target}.log",
+    localrule: True
     conda:
         "../../envs/report.yaml"
     params:

@@ -2,16 +2,10 @@
 
 import csv
 import json
-import os
 import re
-import sys
-from pathlib import Path
-
-from snakemake.exceptions import WorkflowError
 
 # The package is found beside the workflow also where it is not installed: here, and through the
 # environment in the jobs. No shell reads the folder's name, whatever characters it has.
-SOURCE = Path(workflow.basedir, "src")
 if os.pathsep in str(SOURCE):
     raise WorkflowError(
         f"Python cannot find modules in a folder with {os.pathsep!r} in its name: rename {SOURCE}"
@@ -41,21 +35,19 @@ if isinstance(config.get("seeds"), list):
     ]
 
 try:
-    check(config, Path(workflow.basedir) / "workflow/schemas/config.schema.yaml")
+    check(config, BASE / "workflow/schemas/config.schema.yaml")
     GRID = Grid(config)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
 # Datasets whose files are fetched; the others are embedded.
-with open(
-    Path(workflow.basedir) / "workflow/resources/datasets.csv", newline=""
-) as table:
+with open(BASE / "workflow/resources/datasets.csv", newline="") as table:
     FETCHED = {row["dataset"] for row in csv.DictReader(table)}
 
 # Snakemake knows it only later. Also as -np.
 DRY_RUN = any(re.fullmatch(r"--dry.*|-[a-zA-Z]*n[a-zA-Z]*", word) for word in sys.argv)
 RUN = f"results/{GRID.run}"
-PAPER = "workflow/resources/paper"
+PAPER = own("workflow/resources/paper")
 
 # Every target: those of the configuration, views of all their cells, and studies without cells.
 TARGETS = targets.of_points(

@@ -1,11 +1,12 @@
 rule download:
     """Fetch a dataset's files from the network or a mirror, and verify them."""
     input:
-        sources="workflow/resources/datasets.csv",
+        sources=own("workflow/resources/datasets.csv"),
     output:
         fetched="data/raw/{dataset}/fetched.json",
     log:
         "logs/download/{dataset}.log",
+    localrule: True
     conda:
         "../../envs/arfl.yaml"
     params:

@@ -142,7 +142,13 @@ def cell_memory(wildcards, attempt):
 
 def planned_config(wildcards):
     """What decides which cells there are, as JSON: not where and how they are trained."""
-    elsewhere = ("device", "checkpoint_minutes", "job_minutes", "data_mirror")
+    elsewhere = (
+        "device",
+        "checkpoint_minutes",
+        "job_minutes",
+        "data_mirror",
+        "container",
+    )
     return json.dumps({key: config[key] for key in config if key not in elsewhere})
 
 

@@ -17,6 +17,7 @@ rule claims:
         ledger="results/{run}/claims.json",
     log:
         "logs/{run}/claims.log",
+    localrule: True
     conda:
         "../../envs/report.yaml"
     params:
@@ -46,7 +47,7 @@ rule report:
         ),
         others=other_ledgers,
         templates=[
-            SOURCE / "arfl/reporting" / name
+            own(f"src/arfl/reporting/{name}")
             for name in (
                 "report.html.jinja",
                 "matrix.html.jinja",
@@ -62,6 +63,7 @@ rule report:
         ),
     log:
         "logs/{run}/report.log",
+    localrule: True
     conda:
         "../../envs/report.yaml"
     params:
@@ -83,6 +85,7 @@ rule index:
         "results/index.html",
     log:
         "logs/index.log",
+    localrule: True
     conda:
         "../../envs/report.yaml"
     params:

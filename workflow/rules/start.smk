@@ -40,8 +40,13 @@ def left_in_queue():
 
 
 def on_slurm():
-    """Whether a profile for SLURM is in use."""
-    return "slurm_partition" in (workflow.resource_settings.default_resources or ())
+    """Whether jobs go to SLURM, also in a dry run, which has no executor."""
+    named = dict(zip(sys.argv, sys.argv[1:]))
+    words = [named.get(option, "") for option in ("--executor", "-e", "--profile")]
+    words += [word.partition("=")[2] for word in sys.argv if word.startswith("--")]
+    return "slurm_partition" in (
+        workflow.resource_settings.default_resources or ()
+    ) or ("slurm" in (Path(word).name for word in words))
 
 
 def check_cluster():
@@ -52,7 +57,8 @@ def check_cluster():
             "--config device=cuda, or device=cpu"
         )
     settings = workflow.resource_settings
-    account = settings.default_resources.get("slurm_account")
+    defaults = settings.default_resources
+    account = defaults.get("slurm_account") if defaults else None
     if getattr(account, "raw", None) == "your-account":
         raise WorkflowError(
             "profiles/slurm/config.yaml still says your-account; put your own there (sacctmgr show "
@@ -145,7 +151,7 @@ def escape_environments():
     """Braces in the folder's name are no wildcards, for which Snakemake takes them here."""
     for made in workflow.rules:
         if made.conda_env is not None:
-            path = str(Path(workflow.basedir, "workflow/rules", made.conda_env))
+            path = str(BASE / "workflow/rules" / made.conda_env)
             made.conda_env = path.replace("{", "{{").replace("}", "}}")
 
 

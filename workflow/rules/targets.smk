@@ -16,3 +16,4 @@ rule baselines:
     """One FedAvg cell without attackers for each task: does plain training learn?"""
     input:
         baseline_records,
+    localrule: True
