@@ -75,13 +75,13 @@ def closing_words(succeeded):
         )
         return
     if page.exists():
-        say(f"the report: {page}")
-    findings = Path(RUN, "findings.txt")
-    if findings.exists():
-        say(findings.read_text().rstrip())
+        from arfl import closing
+
+        say("\n".join([f"the report: {page}", *closing.lines(page.parent)]))
 
 
-if workflow.is_main_process:
+# As a module the workflow leaves the screen to the one that uses it.
+if workflow.is_main_process and workflow.modifier.namespace is None:
     logging.getLogger("snakemake.logging").addHandler(Console())
 
 
