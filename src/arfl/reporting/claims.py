@@ -199,16 +199,16 @@ def read(path: str | Path, experiment: Experiment) -> list[Claim]:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(problem).split())}") from None
     if not isinstance(entries, list):
         raise UserError(f"{path} is not a list of statements")
-    claims = []
+    claims: list[Claim] = []
     for entry in entries:
         where = f"{path}, {entry.get('id', entry) if isinstance(entry, dict) else entry}"
         error = jsonschema.exceptions.best_match(_validator().iter_errors(entry))
         if error is not None:
             raise UserError(f"{where}: {_explain(error)}")
         claim = Claim(**entry)
-        problem = _unknown(claim, experiment)
-        if problem:
-            raise UserError(f"{where}: {problem}")
+        unknown = _unknown(claim, experiment)
+        if unknown:
+            raise UserError(f"{where}: {unknown}")
         if any(claim.id == other.id for other in claims):
             raise UserError(f"{where}: a second statement of this id")
         claims.append(claim)

@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,7 @@ def _plan_rows(plan: Mapping, target: str, plan_path: str | Path) -> list[dict]:
     targets = plan["targets"]
     if target == ALL:
         # One row per cell, from the first target that holds it: tables share cells.
-        unique = {}
+        unique: dict[str, dict] = {}
         for rows in targets.values():
             for row in rows:
                 unique.setdefault(row["cell"]["id"], row)
@@ -127,7 +128,7 @@ def differences(value: object, planned: object, name: str = "") -> Iterator[tupl
         yield name, value, planned
 
 
-def _cell_row(plan: Mapping, target: str, row: Mapping, content: object) -> dict:
+def _cell_row(plan: Mapping, target: str, row: Mapping, content: Any) -> dict:
     cell, labels = row["cell"], plan["aggregators"]
     planned = {key: cell[key] for key in ("task", "attack", "n_attackers", "aggregator", "seed")}
     planned |= {key: row[key] for key in ("panel", "x_name", "x", "dataset", "record")}
@@ -171,7 +172,7 @@ def _cell_row(plan: Mapping, target: str, row: Mapping, content: object) -> dict
 def _rates(rounds: list[dict]) -> dict:
     """The rates after the last round, and their means over the last quarter, at most 50 rounds."""
     late = min(LATE_ROUNDS, max(1, len(rounds) // 4))
-    rates = {"late_rounds": late}
+    rates: dict[str, float | None] = {"late_rounds": late}
     for rate in RATES:
         rates[rate] = rounds[-1][rate]
         values = [entry[rate] for entry in rounds[-late:] if entry[rate] is not None]

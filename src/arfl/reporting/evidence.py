@@ -62,7 +62,8 @@ def describe(plans: Mapping[str, Mapping], targets: list[str], rules: list[str])
         targets: those of the paper.
         rules: its aggregators.
     """
-    settings, points = {}, {}
+    settings: dict[str, object] = {}
+    points: dict[str, dict[str, list]] = {}
     for protocol, plan in plans.items():
         points[protocol] = {}
         for target in targets:

@@ -250,23 +250,23 @@ def readings(cells: pd.DataFrame, numbers: PaperNumbers, target: Target) -> Draw
         # A reading that does not touch the rule shows the protocol's points again.
         shown = here[here.groupby(["run", "reading"]).own.transform("any")]
         panels.append((label, shown, list(dict.fromkeys(shown.words))))
-    lines = max(len(words) for _, _, words in panels)
+    lines = max(len(named) for _, _, named in panels)
     figure, axes = style.grid(len(panels), 2, panel_width=5.2, panel_height=0.9 + 0.27 * lines)
-    for axis, (label, shown, words) in zip(axes, panels, strict=True):
+    for axis, (label, shown, named) in zip(axes, panels, strict=True):
         for number, column in enumerate(columns):
             here, look = shown[shown.column == column], looks[column]
             for value in 100 * here.paper.dropna().unique():
                 axis.axvline(value, color=look.color, lw=1.2, ls=look.line, zorder=1)
             shift = 0.22 * (number - (len(columns) - 1) / 2)
             for reading, of_one in here.groupby("words", sort=False):
-                place = words.index(reading) + shift
+                place = named.index(reading) + shift
                 last, late = 100 * of_one["last"], 100 * of_one.late.mean()
                 axis.plot([last.min(), last.max()], [place] * 2, color=look.color, lw=1.2)
                 axis.plot(last.mean(), place, look.marker, color=look.color, ms=5)
                 axis.plot(late, place, look.marker, color=look.color, ms=5, mfc="white", mew=0.9)
-        names = [text.removeprefix("protocol ") for text in words]
-        axis.set_yticks(range(len(words)), names, fontsize=8)
-        axis.set_ylim(len(words) - 0.5, -0.5)
+        names = [text.removeprefix("protocol ") for text in named]
+        axis.set_yticks(range(len(named)), names, fontsize=8)
+        axis.set_ylim(len(named) - 0.5, -0.5)
         axis.set_title(label, loc="left")
     for axis in axes[-2:]:
         axis.set_xlabel("accuracy (%)")

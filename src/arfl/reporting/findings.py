@@ -7,7 +7,7 @@ into it.
 
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +112,7 @@ def _collect(run: Path, folder: Path) -> dict[str, Collected]:
     if plan["scale"] != SCALE or not batches.paths(run):
         return {}
     packed = batches.read(run)
-    made = {}
+    made: dict = {}
     for target, rows in plan["targets"].items():
         always = target in (readings.PRINTED, readings.TARGET)
         if always or any(row["cell"]["id"] in packed for row in rows):
@@ -152,7 +152,7 @@ def _opening(every: Iterable[Collected]) -> list[str]:
     ]
 
 
-def _claims(ledgers: list[tuple[str, Mapping]]) -> list[str]:
+def _claims(ledgers: Sequence[tuple[str, Mapping]]) -> list[str]:
     """Those that records decide, in a table; how many stay open, and what stands in the way."""
     names = [name for name, _ in ledgers]
     found = {

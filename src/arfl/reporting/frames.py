@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -194,7 +195,7 @@ def _bool(value: object) -> bool | None:
     return {"true": True, "false": False, True: True, False: False, "": None}[value]
 
 
-def _value(value: object) -> float | str | None:
+def _value(value: Any) -> float | str | None:
     try:
         return None if value == "" else float(value)
     except ValueError:

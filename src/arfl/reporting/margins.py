@@ -269,7 +269,8 @@ def _against_level(claim, values: Values) -> list[Margin]:
                 measured = by_seed.dropna().to_numpy(float)
                 label = _label(panel, rule, x)
                 if claim.test == "between":
-                    margins += _within(label, measured, *claim.level, claim.unit)
+                    low, high = claim.level
+                    margins += _within(label, measured, low, high, claim.unit)
                 else:
                     sign = 1 if claim.test == "above" else -1
                     claimed = f"{claim.test} {amount(claim.level, claim.unit)}"

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -37,7 +38,7 @@ class PaperNumbers:
             return int(known.iloc[0])
         return self.n_clients if (cells.scale == "paper").all() else None
 
-    def column(self, x_name: str, x: object, n_clients: int | None) -> str | None:
+    def column(self, x_name: str, x: Any, n_clients: int | None) -> str | None:
         """The x of the paper that a cell's x stands for, as text, see `frames.x_text`.
 
         Attackers count by their share: 2 of 20 stand for 10 of 100; None if the number of

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -38,7 +39,7 @@ def heat_map(axes: Axes, class_counts: np.ndarray) -> QuadMesh:
 
 def draw(
     class_counts: np.ndarray,
-    description: Mapping[str, object],
+    description: Mapping[str, Any],
     class_names: Sequence[str],
     path: str | os.PathLike,
 ) -> None:

@@ -23,6 +23,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -339,7 +340,7 @@ def _readings(cells: pd.DataFrame) -> list[tuple[dict, str]]:
     A sweep's value is a change set: all that any of its cells changes. An aggregator's changes
     stand under its name, since they are no change for the others.
     """
-    found = {_key({}): ({}, f"protocol {cells.protocol.iloc[0]}")}
+    found: dict[str, tuple[dict, str]] = {_key({}): ({}, f"protocol {cells.protocol.iloc[0]}")}
     stems = cells.panel.str.split("/").str[0]
     for _, here in cells.groupby([stems, cells.x.map(x_text)], sort=False):
         changes: dict[str, dict] = {"task": {}, "attack": {}, "aggregator": {}}
@@ -378,7 +379,7 @@ def _words(changes: Mapping, task: Mapping, labels: Mapping[str, str]) -> str:
     return ", ".join(said)
 
 
-def _option(option: str, value: object) -> str:
+def _option(option: str, value: Any) -> str:
     """A changed option in words; others as they stand in the configuration."""
     text = x_text(value)
     match option, value:

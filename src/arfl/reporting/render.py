@@ -28,11 +28,11 @@ def render(
     Raises:
         UserError: if nothing is kept of a run.
     """
-    out, runs = Path(out), list(map(Path, runs))
-    studies = _studies(runs)
-    drawn = [_draw(run, studies, paper_dir, out / run.name) for run in runs]
+    out, paper_dir, folders = Path(out), Path(paper_dir), list(map(Path, runs))
+    studies = _studies(folders)
+    drawn = [_draw(run, studies, paper_dir, out / run.name) for run in folders]
     # Each page shows the ledgers of all runs beside each other.
-    ledgers = [out / run.name / "claims.json" for run in runs]
+    ledgers = [out / run.name / "claims.json" for run in folders]
     for (plan, manifests, tabled, pictures), ledger in zip(drawn, ledgers, strict=True):
         others = [path for path in ledgers if path != ledger]
         page = ledger.with_name("report.html")
@@ -42,7 +42,7 @@ def render(
 
 
 def _over_runs(
-    manifests: list[list[Path]], paper_dir: str | os.PathLike, out: Path
+    manifests: list[list[Path]], paper_dir: Path, out: Path
 ) -> tuple[list[Path], list[Path]]:
     """What runs at the paper's scale make together: laid-out tables and figures."""
     every = sorted(path for of_run in manifests for path in of_run)
@@ -61,7 +61,7 @@ def _over_runs(
 
 def _studies(runs: list[Path]) -> dict[str, Path]:
     """The files of studies that depend on no run's data: one serves all."""
-    found = {}
+    found: dict[str, Path] = {}
     for name in ("figure2", "theory"):
         for run in runs:
             path = run / "collected" / name / targets.STUDIES[name].study
@@ -71,7 +71,7 @@ def _studies(runs: list[Path]) -> dict[str, Path]:
 
 
 def _draw(
-    run: Path, studies: dict[str, Path], paper_dir: str | os.PathLike, out: Path
+    run: Path, studies: dict[str, Path], paper_dir: Path, out: Path
 ) -> tuple[Path, list[Path], list[Path], list[str]]:
     """The plan, manifests, laid-out tables and figures of a run, for its report."""
     plan_path = run / "plan.json"

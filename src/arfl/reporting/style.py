@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ from arfl.files import atomic_path, write_json
 DPI = 160
 INK = "#222222"
 SOFT = "#B8B8BE"
-PAPER_LINE = {
+PAPER_LINE: dict[str, Any] = {
     "color": INK, "linewidth": 1.2, "linestyle": (0, (3, 2)), "marker": "o", "markersize": 4,
     "markerfacecolor": "white",
 }  # fmt: skip
