@@ -3,7 +3,8 @@
 #   make test     the environment, then the tests
 #   make test-faults  kills and damages on this machine, docs/faults.md; some minutes
 #   make test-slurm   the same on a SLURM started for it; needs root, else skipped with the reason
-#   make figures  the environment, then tables, figures and report from the committed records
+#   make figures  the environment, then tables, figures and report from the committed records, and
+#                 docs/findings.md with the README's figure and table
 #   make docs     the documentation as a site, in site/
 # Others: env, lint, clean-env.
 
@@ -31,6 +32,8 @@ test-slurm: env
 figures: env
 	@$(RUN) python -m arfl render --runs $(wildcard records/*/) --paper workflow/resources/paper \
 	  --out results/from-records
+	@$(RUN) python -m arfl findings --runs $(wildcard records/*/) --paper workflow/resources/paper \
+	  --out docs/findings.md --picture docs/figures/figure3.svg --page README.md
 
 # In an environment of its own: mkdocs is no part of what records are made with.
 docs: env

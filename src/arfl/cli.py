@@ -220,6 +220,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--runs", type=Path, nargs="+", required=True, help="folders of plan.json and records")
     add("--paper", type=Path, required=True, help="folder of the paper's numbers")
     add("--out", type=Path, required=True, help="folder; a run's files go to <out>/<its name>")
+
+    add = verb("findings", _findings, "What the kept records say, on two screens.").add_argument
+    add("--runs", type=Path, nargs="+", required=True, help="folders of plan.json and records")
+    add("--paper", type=Path, required=True, help="folder of the paper's numbers")
+    add("--out", type=Path, required=True, help=".md file")
+    add("--picture", type=Path, required=True, help=".svg file")
+    add("--page", type=Path, help=".md file whose block of findings is replaced")
     return parser
 
 
@@ -499,3 +506,9 @@ def _render(runs: list[Path], paper: Path, out: Path) -> None:
     from arfl.reporting import render
 
     render.render(runs, paper, out)
+
+
+def _findings(runs: list[Path], paper: Path, out: Path, picture: Path, page: Path | None) -> None:
+    from arfl.reporting import findings
+
+    findings.write(runs, paper, out, picture, page)

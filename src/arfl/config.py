@@ -90,6 +90,8 @@ def _varied(config: Mapping) -> Iterator[tuple[tuple, str, object]]:
             for number, panel in enumerate(panels):
                 vary = panel.get("vary", {})
                 if vary.get("of") == "task":
-                    where = (*place, "targets", target, number, "vary", "values")
+                    where = (*place, "targets", target, number, "vary")
                     for index, value in enumerate(vary["values"]):
-                        yield (*where, index), vary["option"], value
+                        yield (*where, "values", index), vary["option"], value
+                    for option, value in vary.get("also", {}).items():
+                        yield (*where, "also", option), option, value

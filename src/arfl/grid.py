@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -53,6 +53,8 @@ _NEEDED = {
 }
 # What a task says about attacks and aggregators: theirs to be swept, not the task's.
 _OF_OTHERS = ("attacks", "attack_training", "aggregators")
+# Options of a task that say nothing where nobody attacks.
+OF_ATTACKERS = ("attackers_every_round", "min_source_share")
 # How attackers train where nothing is said, and which options of an attack are its training's.
 _TRAINING = {"epoch_factor": 1, "lr_factor": 1, "inactive": "honest"}
 _CELL_ID = re.compile(
@@ -320,17 +322,22 @@ class Grid:
             _member(name, self.aggregators, "aggregator", where)
         dataset = panel.get("dataset", task["dataset"])
         _check_file(dataset, "datasets", f"{target}: dataset")
-        vary = panel.get("vary")
-        if vary is not None:
-            n_attackers = panel["n_attackers"][0]
-            sweep = [(vary["option"], value, n_attackers) for value in vary["values"]]
-        elif len(panel["n_attackers"]) == 1:
-            sweep = [(None, None, panel["n_attackers"][0])]
+        vary, named, numbers = panel.get("vary"), panel.get("panel", ""), panel["n_attackers"]
+        if vary is None:
+            x_name = "n_attackers" if len(numbers) > 1 else None
+            sweep: list = [(named, x_name, n if x_name else None, n, []) for n in numbers]
         else:
-            sweep = [("n_attackers", n, n) for n in panel["n_attackers"]]
+            # With several numbers of attackers each is a panel of its own.
+            panels = [(f"{named}/{n}" if len(numbers) > 1 else named, n) for n in numbers]
+            of, option = vary["of"], vary["option"]
+            fixed = [(of, *pair) for pair in vary.get("also", {}).items()]
+            sweep = [
+                (name, option, value, n, [(of, option, value), *fixed])
+                for name, n in panels
+                for value in vary["values"]
+            ]
         points = []
-        for x_name, x, n_attackers in sweep:
-            changes = [] if vary is None else [(vary["of"], vary["option"], x)]
+        for name, x_name, x, n_attackers, changes in sweep:
             for aggregator in aggregators:
                 for seed in self.seeds:
                     cell = self._cell(
@@ -342,7 +349,7 @@ class Grid:
                         changes,
                         where,
                     )
-                    points.append(Point(panel.get("panel", ""), x_name, x, dataset, cell))
+                    points.append(Point(name, x_name, x, dataset, cell))
         return points
 
     def _cell(
@@ -369,16 +376,27 @@ class Grid:
             if option not in configured[of] or not _same(configured[of][option], value):
                 kept.append((of, option, value_text(value)))
         cell = Cell(task, attack, n_attackers, aggregator, seed, tuple(sorted(kept)))
-        if attack == NO_ATTACK:
-            return cell
-        idle = self._merged["attacks"][attack].get("no_effect", {})
-        active = configured["attack"] | cell.changed("attack")
-        if n_attackers == 0 or any(
-            option in active and _same(active[option], value) for option, value in idle.items()
-        ):
-            others = tuple(change for change in cell.changes if change[0] != "attack")
-            return Cell(task, NO_ATTACK, 0, aggregator, seed, others)
-        return cell
+        if attack != NO_ATTACK:
+            idle = self._merged["attacks"][attack].get("no_effect", {})
+            active = configured["attack"] | cell.changed("attack")
+            if n_attackers == 0 or any(
+                option in active and _same(active[option], value) for option, value in idle.items()
+            ):
+                others = tuple(change for change in cell.changes if change[0] != "attack")
+                cell = Cell(task, NO_ATTACK, 0, aggregator, seed, others)
+        return replace(cell, changes=self._with_effect(cell, configured["task"]))
+
+    @staticmethod
+    def _with_effect(cell: Cell, configured: Mapping) -> tuple[tuple[str, str, str], ...]:
+        """The cell's changes without options of its task that decide nothing in it."""
+        task = {**configured, **cell.changed("task")}
+        everybody, per_round = task["n_clients"], task["clients_per_round"]
+        without: tuple[str, ...] = ()
+        if cell.attack == NO_ATTACK:
+            without = OF_ATTACKERS
+        elif per_round is None or (everybody is not None and per_round >= everybody):
+            without = ("attackers_every_round",)
+        return tuple(c for c in cell.changes if c[0] != "task" or c[1] not in without)
 
     def _task_options(self, task: str) -> dict:
         """What can be changed of a task: its keys, and the options of its partition."""

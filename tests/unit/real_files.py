@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from arfl import datasets
+from arfl import dataset as datasets
 
 SOURCES = Path(__file__).parents[2] / "workflow/resources/datasets.csv"
 MIRROR = os.environ.get("ARFL_DATA_MIRROR")
@@ -15,11 +15,11 @@ needs_mirror = pytest.mark.skipif(
 )
 
 
-def prepare(name, folder):
+def prepare(name, folder, **options):
     """The mirror's dataset, fetched and prepared below ``folder``, where it is not yet."""
     if not (Path(MIRROR) / name).is_dir():
         pytest.skip(f"the mirror has no {name}")
     if not (folder / name).exists():
         datasets.fetch(name, folder / "raw" / name, SOURCES, MIRROR)
-        datasets.prepare(name, folder / "raw" / name, folder / name)
+        datasets.prepare(name, folder / "raw" / name, folder / name, **options)
     return datasets.load(folder / name)

@@ -115,7 +115,7 @@ def test_no_finite_row_leaves_the_global_model(name):
 
 
 def test_make_names_what_is_wrong():
-    with pytest.raises(UserError, match=r"krum.*fedavg, foolsgold, median"):
+    with pytest.raises(UserError, match=r"krum.*fedavg, flame, foolsgold, median"):
         aggregation.make("krum")
     with pytest.raises(UserError, match=r"no option 'gamma'.*delta, lam, variant"):
         aggregation.make("residual_reweighting", gamma=1)

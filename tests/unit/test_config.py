@@ -106,8 +106,8 @@ VARIED = PANEL | {"n_attackers": [1], "vary": {"of": "task", "option": "lr", "va
         ),
         (
             ("targets", "figure3"),
-            [VARIED | {"n_attackers": [1, 2]}],
-            "config: targets.figure3.0.n_attackers: [1, 2] is too long",
+            [VARIED | {"vary": VARIED["vary"] | {"also": {"epochs": 0}}}],
+            "config: targets.figure3.0.vary.also.epochs: 0 is less than the minimum of 1",
         ),
         (
             ("targets", "figure3"),

@@ -289,6 +289,80 @@ def test_a_swept_option_at_its_configured_value_is_the_configured_cell():
         assert made.settings(cell)["aggregator"]["options"] == {"delta": 0.01, "lam": 2.0}
 
 
+def test_each_number_of_attackers_of_a_sweep_is_a_panel_with_what_goes_along():
+    vary = {"of": "task", "option": "epochs", "values": [5, 1], "also": {"batch_size": 7}}
+    [*points] = small({"a": [FLIPS | {"panel": "e", "n_attackers": [0, 2], "vary": vary}]}).points[
+        "a"
+    ]
+    assert [p.panel for p in points] == ["e/0"] * 8 + ["e/2"] * 8
+    assert [p.x for p in points] == ([5] * 4 + [1] * 4) * 2
+    assert {p.x_name for p in points} == {"epochs"}
+    changes = {(p.panel, p.x): p.cell.changed("task") for p in points}
+    assert changes == {
+        ("e/0", 5): {"batch_size": 7},
+        ("e/2", 5): {"batch_size": 7},
+        ("e/0", 1): {"epochs": 1, "batch_size": 7},
+        ("e/2", 1): {"epochs": 1, "batch_size": 7},
+    }
+    assert {p.cell.attack for p in points if p.panel == "e/0"} == {"none"}
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        # all train, so that nobody is drawn
+        ("easy.attackers_every_round-false/flip/attackers-2", "easy/flip/attackers-2"),
+        (
+            "easy.attackers_every_round-false.clients_per_round-10/flip/attackers-2",
+            "easy.clients_per_round-10/flip/attackers-2",
+        ),
+        # nobody attacks, so that no attackers are drawn or chosen
+        (
+            "easy.attackers_every_round-false.clients_per_round-4/none/attackers-0",
+            "easy.clients_per_round-4/none/attackers-0",
+        ),
+    ],
+)
+def test_an_option_that_decides_nothing_in_a_cell_is_no_change(name, same):
+    made = small({"a": [FLIPS]})
+    with pytest.raises(UserError, match=f"does nothing that {same}/mean/seed-1 does not"):
+        made.cell(f"{name}/mean/seed-1")
+    assert made.cell(f"{same}/mean/seed-1").id == f"{same}/mean/seed-1"
+    decides = "easy.attackers_every_round-false.clients_per_round-4/flip/attackers-2/mean/seed-1"
+    assert made.cell(decides).changed("task")["attackers_every_round"] is False
+
+
+@pytest.mark.parametrize("protocol", ["paper", "released"])
+def test_readings_are_single_steps_and_their_own_value_is_figure_3s_cell(protocol):
+    made = shipped(protocol=protocol)
+    printed = {p.cell for p in made.points["figure3"]}
+    readings = made.points["readings"]
+    # Every panel holds the run's own value: what the others are one step away from. Only attackers
+    # in every round suppose that not all train.
+    for panel in {p.panel for p in readings}:
+        here = {p.cell for p in readings if p.panel == panel}
+        if protocol == "released" or panel != "attackers_every_round":
+            assert here & printed, panel
+    plain = [p.cell for p in readings if p.cell not in printed]
+    # Besides it, at most one option of a cell differs from the run's own.
+    beside = ({c[:2] for c in cell.changes} - {("task", "attackers_every_round")} for cell in plain)
+    assert max(map(len, beside)) == 1
+    # ... among them each point of Figure 3 at 0, 1 and 10 attackers
+    assert {c for c in printed if c.n_attackers in (0, 1, 10)} <= {p.cell for p in readings}
+    other = shipped(protocol="released" if protocol == "paper" else "paper")
+    swept = {p.x_name for p in readings} | {"variant"}
+    for name in ("fedavg", "repeated_median", "foolsgold", "residual_reweighting"):
+        ours, theirs = (
+            g.settings(g.cell(f"mnist_shards/label_flip/attackers-1/{name}/seed-1"))
+            for g in (made, other)
+        )
+        differing = {key for key in ours["task"] if ours["task"][key] != theirs["task"][key]}
+        options = ours["aggregator"]["options"]
+        differing |= {k for k in options if options[k] != theirs["aggregator"]["options"][k]}
+        # A participant has 600 images, 5 batches; the network has no batch norm.
+        assert differing - swept <= {"max_batches_per_epoch", "buffers"}
+
+
 def test_figure4_and_the_sensitivity_use_cells_of_the_tables():
     made = shipped()
     cells = {target: {p.cell for p in points} for target, points in made.points.items()}

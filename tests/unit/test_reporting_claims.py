@@ -43,7 +43,7 @@ def findings(experiment, *targets, **options):
     collected = {}
     for target in targets:
         out = experiment.run_dir / "collected" / target
-        collect.collect(experiment.plan_path, target, out)
+        collect.collect(experiment.plan_path, target, out / "collected.json")
         collected[target] = frames.Collected(out / "collected.json")
     folder = papers(experiment.folder, **({"n_rounds": experiment.n_rounds} | options))
     return {f.id: f for f in claims.ledger(collected, folder)}
@@ -219,7 +219,7 @@ def test_the_files(tmp_path):
     experiment = Experiment(tmp_path, targets=("table4",))
     experiment.write()
     out = experiment.run_dir / "collected" / "table4"
-    collect.collect(experiment.plan_path, "table4", out)
+    collect.collect(experiment.plan_path, "table4", out / "collected.json")
     claims.evaluate([out / "collected.json"], PAPER, tmp_path / "claims")
     with open(tmp_path / "claims.csv") as file:
         rows = list(csv.DictReader(file))

@@ -21,7 +21,7 @@ def experiment(tmp_path):
 
 def collected(experiment, target):
     out = experiment.run_dir / "collected" / target
-    collect.collect(experiment.plan_path, target, out)
+    collect.collect(experiment.plan_path, target, out / "collected.json")
     return frames.Collected(out / "collected.json")
 
 
@@ -293,7 +293,7 @@ def test_packed_records_give_the_same_files(experiment):
     batches.pack(experiment.run_dir / "cells", experiment.folder / "packed")
     packed = batches.read(experiment.folder / "packed")
     shutil.rmtree(experiment.run_dir / "cells")
-    collect.collect(experiment.plan_path, "table4", folder, packed)
+    collect.collect(experiment.plan_path, "table4", folder / "collected.json", packed)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == expected
 
 

@@ -57,7 +57,7 @@ def written(tmp_path):
     def write(experiment, target):
         entry = targets.of_plan(experiment.plan())[target]
         out = experiment.run_dir / "collected" / entry.folder
-        collect.collect(experiment.plan_path, entry.folder, out)
+        collect.collect(experiment.plan_path, entry.folder, out / "collected.json")
         prefix = experiment.run_dir / "tables" / target
         tables.write(out / "collected.json", entry, PAPER, prefix)
         with open(f"{prefix}.csv") as file:

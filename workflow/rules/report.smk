@@ -48,7 +48,12 @@ rule report:
         others=other_ledgers,
         templates=[
             own(f"src/arfl/reporting/{name}")
-            for name in ("report.html.jinja", "matrix.html.jinja", "page.css")
+            for name in (
+                "report.html.jinja",
+                "matrix.html.jinja",
+                "section.html.jinja",
+                "page.css",
+            )
         ],
     output:
         report(

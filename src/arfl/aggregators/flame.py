@@ -105,6 +105,12 @@ def flame(
     Returns:
         The (N,) model and the (K,) weights: equal for the admitted models, 0 for the others.
 
+    Examples:
+        >>> models = torch.tensor([[1.0, 0.1], [1.0, 0.0], [1.0, -0.1], [-9.0, 9.0]])
+        >>> model, weights = flame(models, torch.zeros(2), noise=0.0)
+        >>> weights
+        tensor([0.3333, 0.3333, 0.3333, 0.0000])
+
     Raises:
         UserError: if ``noise`` is out of range.
         ValueError: if shapes do not agree.

@@ -36,13 +36,23 @@ _PANELS = {
     "lam": "λ (δ at its default)",
     "buffers": "batch-norm statistics",
     "lr_factor": "attackers' learning rate",
+    "clients_per_round": "who trains",
+    "min_source_share": "what attackers hold of the digit",
+    "repeated_median": "Repeated Median's variant",
+    "residual_reweighting": "Ours' variant",
     "update": "FoolsGold's updates",
 }
 
 
 def panel_title(panel: str) -> str:
     """A panel's name for people: ``mnist/backdoor_naive`` -> ``MNIST, naive backdoor``."""
-    return ", ".join(_PANELS.get(p, p.replace("_", " ")) for p in panel.split("/")) if panel else ""
+    return ", ".join(map(_panel_part, panel.split("/"))) if panel else ""
+
+
+def _panel_part(part: str) -> str:
+    if part.isdecimal():
+        return counted(int(part), "attacker")
+    return _PANELS.get(part, part.replace("_", " "))
 
 
 def x_label(x_name: str) -> str:

@@ -42,6 +42,11 @@ def student_t(probability: float, degrees: int) -> float:
     return float(stdtrit(degrees, probability))
 
 
+def prediction_factor(n: int) -> float:
+    """How many standard deviations of n seeds the rule for a mark allows; NaN for one seed."""
+    return student_t(0.975, n - 1) * float(np.sqrt(1 / n + 1 / PAPER_RUNS))
+
+
 def compare(cells: pd.DataFrame, paper: PaperNumbers, averaged: bool = False) -> pd.DataFrame:
     """Compare a target's cells with the paper's numbers, in the order of the plan.
 
@@ -77,7 +82,7 @@ def compare(cells: pd.DataFrame, paper: PaperNumbers, averaged: bool = False) ->
     if averaged:
         entries = _with_averages(entries, long)
     ours = entries.n_done.clip(lower=1)
-    factor = ours.map(lambda n: student_t(0.975, n - 1) * np.sqrt(1 / n + 1 / PAPER_RUNS))
+    factor = ours.map(prediction_factor)
     difference = entries.measured - entries.paper
     allowance = factor * entries["std"] + entries.error
     known = difference.notna() & allowance.notna() & captions.comparable(cells)

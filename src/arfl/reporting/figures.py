@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from arfl.errors import UserError
 from arfl.reporting import captions, compare, frames, paper, partition_picture, style
+from arfl.reporting import readings as of_text
 from arfl.reporting.frames import DONE, Collected, x_text
 from arfl.reporting.paper import PaperNumbers
 from arfl.reporting.style import Drawing, Look
@@ -170,6 +171,120 @@ def by_round(collected: Collected, target: Target, metrics: tuple[str, ...]) -> 
     labels = list(dict.fromkeys(cells.label))
     alt = f"One line per round for {captions.listed(labels)}, in {len(panels)} panels."
     return Drawing(figure, title, caption, captions.caption(collected.cells), alt)
+
+
+def protocols(cells: pd.DataFrame, numbers: PaperNumbers) -> Drawing:
+    """Figure 3 under each protocol beside the paper's curves, a panel per rule.
+
+    Args:
+        cells: of target ``figure3``, of several runs.
+        numbers: the paper's Figure 3.
+    """
+    title = "Figure 3 under both protocols"
+    done = cells[(cells.state == DONE) & cells.accuracy.notna()]
+    source = of_text.sources(cells)
+    if done.empty:
+        return style.empty(title, source)
+    names = list(dict.fromkeys(cells.protocol))
+    # Every other one, so that no protocol is the grey of a grid.
+    looks = dict(zip(names, style.spare_looks(2 * len(names))[::2], strict=True))
+    rules = list(dict.fromkeys(zip(cells.aggregator, cells.label, strict=True)))
+    figure, axes = style.grid(len(rules), 3, panel_width=2.9, panel_height=2.2, sharey=True)
+    alts = []
+    for axis, (rule, label) in zip(axes, rules, strict=True):
+        printed = numbers.values[numbers.values.aggregator == rule].sort_values("x")
+        axis.plot(printed.x, 100 * printed.value, zorder=3, **style.PAPER_LINE)
+        for name in names:
+            here = done[(done.aggregator == rule) & (done.protocol == name)]
+            look, of_x = looks[name], here.groupby("n_attackers")
+            mean = 100 * of_x.accuracy.mean()
+            axis.vlines(mean.index, 100 * of_x.accuracy.min(), 100 * of_x.accuracy.max(),
+                        color=look.color, lw=1, alpha=0.6, zorder=2)  # fmt: skip
+            axis.plot(mean, color=look.color, marker=look.marker, ms=4.5, lw=1.5, zorder=4)
+            late = 100 * of_x.accuracy_late.mean()
+            axis.plot(late, color=look.color, lw=0.9, ls=(0, (1, 1.5)), zorder=2)
+            if len(mean):
+                ends = [f"{y:.0f} % at {x}" for x, y in mean.iloc[[0, -1]].items()]
+                alts.append(f"{label}, {name}: {', '.join(dict.fromkeys(ends))}")
+        axis.set_title(label, loc="left")
+        axis.set_xticks(range(0, 11, 2))
+    for axis in axes[-3:]:
+        axis.set_xlabel("attackers of 100")
+    for axis in axes[::3]:
+        axis.set_ylabel("accuracy (%)")
+    handles = [Line2D([], [], label="the paper", **style.PAPER_LINE)]
+    handles += [
+        Line2D([], [], color=looks[n].color, marker=looks[n].marker, ms=4.5,
+               label=f"protocol {n}" + ("" if n in set(done.protocol) else " (no record yet)"))
+        for n in names
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    words = (
+        "Figure 3 again, from records: marks are means over the seeds after the last round, "
+        "upright lines their range, dotted lines the mean of the last rounds; dashed: the paper."
+    )
+    return Drawing(
+        figure, title, words, source, f"Accuracy by number of attackers. {'; '.join(alts)}."
+    )
+
+
+def readings(cells: pd.DataFrame, numbers: PaperNumbers, target: Target) -> Drawing | None:
+    """Each reading's accuracies, a panel per rule, with the printed numbers as upright lines.
+
+    Args:
+        cells: of target ``readings``, of one run or several.
+        numbers: the paper's Figure 3.
+        target: its entry in the table of targets.
+
+    Returns:
+        None where nothing has been trained.
+    """
+    seeds = of_text.measured(of_text.values(cells, numbers))
+    seeds = seeds[seeds["last"].notna()]
+    if seeds.empty:
+        return None
+    columns = sorted(set(seeds.column), key=int)
+    looks = dict(zip(columns, style.spare_looks(len(columns)), strict=True))
+    panels = []
+    for label, here in seeds.groupby("label", sort=False):
+        # A reading that does not touch the rule shows the protocol's points again.
+        shown = here[here.groupby(["run", "reading"]).own.transform("any")]
+        panels.append((label, shown, list(dict.fromkeys(shown.words))))
+    lines = max(len(words) for _, _, words in panels)
+    figure, axes = style.grid(len(panels), 2, panel_width=5.2, panel_height=0.9 + 0.27 * lines)
+    for axis, (label, shown, words) in zip(axes, panels, strict=True):
+        for number, column in enumerate(columns):
+            here, look = shown[shown.column == column], looks[column]
+            for value in 100 * here.paper.dropna().unique():
+                axis.axvline(value, color=look.color, lw=1.2, ls=look.line, zorder=1)
+            shift = 0.22 * (number - (len(columns) - 1) / 2)
+            for reading, of_one in here.groupby("words", sort=False):
+                place = words.index(reading) + shift
+                last, late = 100 * of_one["last"], 100 * of_one.late.mean()
+                axis.plot([last.min(), last.max()], [place] * 2, color=look.color, lw=1.2)
+                axis.plot(last.mean(), place, look.marker, color=look.color, ms=5)
+                axis.plot(late, place, look.marker, color=look.color, ms=5, mfc="white", mew=0.9)
+        names = [text.removeprefix("protocol ") for text in words]
+        axis.set_yticks(range(len(words)), names, fontsize=8)
+        axis.set_ylim(len(words) - 0.5, -0.5)
+        axis.set_title(label, loc="left")
+    for axis in axes[-2:]:
+        axis.set_xlabel("accuracy (%)")
+    handles = [
+        Line2D([], [], color=looks[c].color, ls=looks[c].line, marker=looks[c].marker, ms=5,
+               label=captions.counted(int(c), "attacker"))
+        for c in columns
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(columns), frameon=False)
+    words = (
+        "Full: after the last round, mean over the seeds, with their range; hollow: mean of the "
+        "last rounds. Upright lines: the paper's Figure 3. A rule's panel has the readings that "
+        "change something in it."
+    )
+    source = of_text.sources(cells)
+    n_readings = seeds.groupby(["run", "reading"]).ngroups
+    alt = f"Accuracies under {captions.counted(n_readings, 'reading')} in {len(panels)} panels."
+    return Drawing(figure, target.title, words, source, alt)
 
 
 def weights(collected: Collected, target: Target) -> Drawing | None:
@@ -393,7 +508,7 @@ _STUDY_COLUMNS: Mapping[str, tuple[Callable, tuple[str, ...]]] = {
     "theory": (theory, (*THEORY_LABELS, *THEORY_ERRORS, "error_standard_error", "rate")),
 }
 _VIEWS: Mapping[str, Callable] = {"weights": weights, "timing": timing, "partitions": partitions}
-_SWEEPS: Mapping[str, Callable] = {"swept": sweep, "bars": bars}
+_SWEEPS: Mapping[str, Callable] = {"swept": sweep, "bars": bars, "readings": readings}
 PLOTS = (*_SWEEPS, *_VIEWS, "rounds")
 
 
@@ -425,7 +540,8 @@ def make(source: str | Path, target: Target, paper_dir: str | Path) -> Drawing:
             drawing = by_round(collected, target, ("attack_success_rate",))
             drawing = drawing or by_round(collected, target, ("accuracy",))
         else:
-            numbers = paper.load(paper_dir, target.name)
+            printed = of_text.PRINTED if target.plot == "readings" else target.name
+            numbers = paper.load(paper_dir, printed)
             drawing = _SWEEPS[target.plot](collected.cells, numbers, target)
     # An incomplete grid still renders, and says that it is empty.
     return drawing or style.empty(target.title, captions.caption(collected.cells))

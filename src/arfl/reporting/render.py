@@ -8,7 +8,7 @@ from pathlib import Path
 from arfl import batches
 from arfl.errors import UserError
 from arfl.files import read_json
-from arfl.reporting import claims, collect, figures, report, tables, targets
+from arfl.reporting import claims, collect, figures, paper, readings, report, style, tables, targets
 from arfl.reporting.frames import MANIFEST
 
 
@@ -22,7 +22,8 @@ def render(
             collected from them (``collected/<target>/``), or with both: then packed records count.
         paper_dir: the paper's numbers and claims.
         out: folder; a run's ``tables/``, ``figures/``, ``claims.csv .md .json`` and ``report.html``
-            go to a folder of its name in it, and ``index.html`` beside these.
+            go to a folder of its name in it, and ``index.html`` beside these, with the ``tables/``
+            and ``figures/`` of the target ``readings`` over all runs at the paper's scale.
 
     Raises:
         UserError: if nothing is kept of a run.
@@ -36,7 +37,26 @@ def render(
         others = [path for path in ledgers if path != ledger]
         page = ledger.with_name("report.html")
         report.write(plan, manifests, ledger, page, tabled, pictures, others)
-    report.index(ledgers, out / "index.html")
+    pages = _over_runs([manifests for _, manifests, _, _ in drawn], paper_dir, out)
+    report.index(ledgers, out / "index.html", *pages)
+
+
+def _over_runs(
+    manifests: list[list[Path]], paper_dir: str | os.PathLike, out: Path
+) -> tuple[list[Path], list[Path]]:
+    """What runs at the paper's scale make together: laid-out tables and figures."""
+    every = sorted(path for of_run in manifests for path in of_run)
+    found = [path for path in every if path.parent.name == readings.TARGET]
+    cells = readings.together(found) if found else None
+    if cells is None or (cells := cells[cells.scale == "paper"]).empty:
+        return [], []
+    numbers = paper.load(paper_dir, readings.PRINTED)
+    tables.save(*readings.table(cells, numbers), out / "tables" / readings.TARGET)
+    target, prefix = targets.KNOWN[readings.TARGET], out / "figures" / readings.TARGET
+    drawing = figures.readings(cells, numbers, target)
+    style.save(drawing or style.empty(target.title, readings.sources(cells)), prefix)
+    tabled = out / "tables" / f"{readings.TARGET}.json"
+    return [tabled], [Path(f"{prefix}.svg"), Path(f"{prefix}.json")]
 
 
 def _studies(runs: list[Path]) -> dict[str, Path]:

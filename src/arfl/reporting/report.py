@@ -82,12 +82,19 @@ def write(
     write_text(out_html, page)
 
 
-def index(ledgers: Iterable[str | Path], out_html: str | Path) -> None:
-    """Write the page over several runs: what each is, and the matrix of claims.
+def index(
+    ledgers: Iterable[str | Path],
+    out_html: str | Path,
+    tables: Iterable[str | Path] = (),
+    figures: Iterable[str | Path] = (),
+) -> None:
+    """Write the page over several runs: what each is, the matrix of claims, what spans the runs.
 
     Args:
         ledgers: ``claims.json`` of each run; its report is expected beside it, and the page above.
         out_html: the page to write.
+        tables: of targets that several runs make together, as in `write`.
+        figures: likewise.
     """
     paths = list(map(Path, ledgers))
     runs = [_ledger(path) for path in paths]
@@ -97,7 +104,8 @@ def index(ledgers: Iterable[str | Path], out_html: str | Path) -> None:
         for run, path in zip(runs, paths, strict=True)
     ]  # fmt: skip
     page = _environment().get_template("index.html.jinja").render(
-        rows=rows, runs=[_run_name(run) for run in runs], matrix=matrix(runs)
+        rows=rows, runs=[_run_name(run) for run in runs], matrix=matrix(runs),
+        sections=_sections(targets.KNOWN, tables, figures),
     )  # fmt: skip
     write_text(out_html, page)
 

@@ -173,12 +173,17 @@ def label_ends(axis: Axes, ends: Iterable[tuple[float, float, str, str]], gap: f
         )  # fmt: skip
 
 
+def save_svg(drawing: Drawing, path: str | Path) -> None:
+    """Write a drawing as SVG, without its words."""
+    # Without dates in the files the same CSV gives the same bytes.
+    with atomic_path(path) as temporary:
+        drawing.figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+
 def save(drawing: Drawing, out_prefix: str | Path) -> None:
     """Write a drawing as ``.svg`` without its words, ``.png`` and ``.pdf`` with, and ``.json``."""
     figure = drawing.figure
-    # Without dates in the files the same CSV gives the same bytes.
-    with atomic_path(f"{out_prefix}.svg") as path:
-        figure.savefig(path, metadata={"Date": None})
+    save_svg(drawing, f"{out_prefix}.svg")
     figure.suptitle(drawing.title, x=0.01, ha="left", fontsize=11.5, fontweight="bold", wrap=True)
     words = f"{drawing.caption} {drawing.source}".strip()
     figure.supxlabel(words, x=0.01, ha="left", fontsize=7.5, color="#555555", wrap=True)

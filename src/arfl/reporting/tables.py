@@ -17,7 +17,7 @@ from arfl.reporting.compare import AVERAGE
 from arfl.reporting.frames import BROKEN, Collected
 from arfl.reporting.targets import Target
 
-_NOTHING = "–"
+NOTHING = "–"
 # From this on a difference is explained by a reading of the text, if one is known.
 LARGE = 0.05
 
@@ -44,7 +44,8 @@ class Block:
 class Table:
     """A titled sequence of blocks.
 
-    ``caption`` says how to read it, ``source`` from which records it is, ``notes`` are lines below.
+    ``caption`` says how to read it, ``source`` from which records it is, ``notes`` are lines below,
+    under ``notes_heading`` where there are headings.
     """
 
     target: str
@@ -53,6 +54,7 @@ class Table:
     source: str
     blocks: list[Block]
     notes: list[str]
+    notes_heading: str = "Where the paper's numbers and ours differ, and what is broken"
 
 
 def write(
@@ -71,6 +73,12 @@ def write(
     """
     if not target.table:
         raise UserError(f"{target.name} has no table: it is a picture only")
+    if target.plot == "readings":
+        # It lays its table out by what is here.
+        from arfl.reporting import readings
+
+        readings.write([manifest], paper_dir, out_prefix)
+        return
     cells = Collected(manifest).cells
     if target.plot == "timing":
         entries, blocks, rule = compare.timing(cells), [_timing_block(cells)], compare.TIMING
@@ -78,8 +86,13 @@ def write(
         numbers = paper.load(paper_dir, target.name)
         entries = compare.compare(cells, numbers, target.averaged)
         blocks, rule = _blocks(entries, cells), _rule(entries, cells)
-    notes = _differ(entries, cells, paper_dir) + _broken(cells)
+    notes = _differ(entries, cells, paper_dir) + broken(cells)
     table = Table(target.name, target.title, rule, captions.caption(cells), blocks, notes)
+    save(entries, table, out_prefix)
+
+
+def save(entries: pd.DataFrame, table: Table, out_prefix: str | Path) -> None:
+    """Write tidy entries as ``.csv`` and their table as ``.md``, ``.tex`` and ``.json``."""
     frames.write_csv(f"{out_prefix}.csv", entries)
     write_text(f"{out_prefix}.md", markdown(table))
     write_text(f"{out_prefix}.tex", latex(table))
@@ -127,7 +140,7 @@ def latex(table: Table) -> str:
 def percent(value: float | None, digits: int = 2, signed: bool = False) -> str:
     """A fraction as percent, with a true minus sign; a dash for none."""
     if pd.isna(value):
-        return _NOTHING
+        return NOTHING
     text = f"{100 * value:{'+' if signed else ''}.{digits}f}"
     return text.replace("-", "−")
 
@@ -155,7 +168,7 @@ def _rule(entries: pd.DataFrame, cells: pd.DataFrame) -> str:
     return " ".join(sentences)
 
 
-def _broken(cells: pd.DataFrame) -> list[str]:
+def broken(cells: pd.DataFrame) -> list[str]:
     """One line per broken record."""
     broken = cells[cells.state == BROKEN].drop_duplicates("record")
     return [f"Broken: `{r.record}`: {r.reason}" for r in broken.itertuples()]
@@ -240,7 +253,7 @@ def _rows(label: str, entries: Sequence) -> list[Row]:
 
 def _measured(entry) -> str:
     if entry is None or not entry.n_planned:
-        return _NOTHING
+        return NOTHING
     if entry.n_diverged:
         text = f"diverged ({entry.n_diverged} of {captions.counted(entry.n_planned, 'seed')})"
         return text if pd.isna(entry.measured) else f"{percent(entry.measured)}, {text}"
@@ -254,7 +267,7 @@ def _measured(entry) -> str:
 
 def _difference(entry) -> str:
     if entry is None or pd.isna(entry.difference):
-        return _NOTHING
+        return NOTHING
     mark = (" ▲" if entry.difference > 0 else " ▼") if entry.beyond else ""
     return percent(entry.difference, signed=True) + mark
 

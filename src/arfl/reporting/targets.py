@@ -18,7 +18,8 @@ class Target:
     Attributes:
         name: as in config.yaml and in the names of files.
         title: heading of its table, figure and section.
-        plot: ``swept``, ``bars``, ``rounds``, ``weights``, ``timing``, ``partitions``, or a study.
+        plot: ``swept``, ``bars``, ``rounds``, ``readings``, a view (``weights``, ``timing``,
+            ``partitions``) or a study.
         made_of: ``cells`` of its own, cells of ``all`` targets (a view), or a ``study``.
         table: whether it has a table.
         by_round: whether a second figure shows every round.
@@ -74,9 +75,7 @@ _TABLE = (
         "Appendix A.3: sensitivity to δ and λ; FoolsGold's batch-norm statistics",
         "swept",
     ),
-    Target(
-        "readings", "Readings of the text: attackers' learning rate, FoolsGold's updates", "swept"
-    ),
+    Target("readings", "Readings of the text beside Figure 3", "readings", by_round=False),
     Target("replacement", "Model replacement by the scale of the submitted model", "swept"),
     Target("batchsize", "The naive backdoor by batch size", "swept"),
     _study("figure2", "Figure 2: parameter confidence against residual", "figure2.csv"),
