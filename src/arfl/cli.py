@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stop in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(stop, signal.default_int_handler)
     given = sys.argv[1:] if arguments is None else arguments
-    logging.info("$ %s", shlex.join(["python", "-m", "arfl", *given]))
+    if run is not _status:  # which leaves no log
+        logging.info("$ %s", shlex.join(["python", "-m", "arfl", *given]))
     try:
         run(**options)
     except UserError as error:

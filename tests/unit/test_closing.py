@@ -44,8 +44,8 @@ def test_verdicts_and_the_means_over_seeds_of_the_first_panel(tmp_path):
     )
     assert closing.lines(tmp_path) == [
         "8 of 9 cells; of the paper's 3 statements 1 reproduced, 2 undecided",
-        "table3 (label_flip, 1 of 10 attack; data: stand-in): "
-        "attack success FedAvg 94 %, Ours 10 %",
+        "table3 (label_flip, 1 of 10 attack; data: stand-in): attack success "
+        "FedAvg 94 %, Ours 10 %",
         "figure3 (label_flip, 2 of 10 attack): accuracy FedAvg 50 %, Ours 75 %",
     ]
 

@@ -2,10 +2,12 @@
 
 import ast
 import shutil
+import subprocess
 import sys
 
 import pytest
 import yaml
+from conftest import ROOT
 
 CELLS = "results/quick/cells"
 
@@ -264,3 +266,13 @@ def test_environments_are_well_formed(project):
         environment = yaml.safe_load(path.read_text())
         assert "conda-forge" in environment["channels"]
         assert any(str(d).startswith("python ") for d in environment["dependencies"])
+
+
+def test_the_graph_in_the_documentation_is_current(project):
+    # A clean copy: what has been made already is no part of a graph of what is to be made.
+    shutil.copytree(ROOT / "docs", project.folder / "docs")
+    page = project.folder / "docs/how-it-works.md"
+    before = page.read_text(encoding="utf-8")
+    command = [sys.executable, "docs/make_pages.py"]
+    subprocess.run(command, cwd=project.folder, env=project.environment, check=True)
+    assert page.read_text(encoding="utf-8") == before, "run python docs/make_pages.py"
