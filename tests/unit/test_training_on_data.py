@@ -100,7 +100,9 @@ def test_a_backdoor_works_on_averaging_and_not_on_the_median(embedded):
 
 def test_model_replacement_takes_over_in_its_round(embedded):
     cell = "mnist_dirichlet/backdoor_replacement/attackers-1/fedavg/seed-1"
-    rounds = run("quick", cell, embedded("digits"), attack=DETERMINED, **SLOWER)[:6]
+    options = DETERMINED["options"] | {"active_round": 6, "scale": 10}
+    attack = DETERMINED | {"options": options}
+    rounds = run("quick", cell, embedded("digits"), attack=attack, **SLOWER)[:6]
     success = [entry["attack_success_rate_excl_target"] for entry in rounds]
     assert success[4] < 0.3
     assert success[5] > 0.9

@@ -86,7 +86,7 @@ def folder(tmp_path):
         shutil.copy(PACKAGE / name, package)
     code = (PACKAGE / "warm.py").read_text()
     assert "IDLE_SECONDS = 20.0" in code
-    (package / "warm.py").write_text(code.replace("IDLE_SECONDS = 20.0", "IDLE_SECONDS = 1.5"))
+    (package / "warm.py").write_text(code.replace("IDLE_SECONDS = 20.0", "IDLE_SECONDS = 3.0"))
     (package / "cli.py").write_text(CLI)
     for library in ("torch", "matplotlib"):
         (tmp_path / f"{library}.py").write_text("raise ImportError\n")
@@ -111,6 +111,8 @@ def start(folder, *arguments, verb="train", changes=None, through=(), **options)
         stdin=subprocess.DEVNULL if "stdin" not in options else options.pop("stdin"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # Where these tests run in the background, SIGINT may be ignored, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         **options,
     )
 
