@@ -233,12 +233,11 @@ def test_signals_reach_the_job(folder, number):
 
 
 def test_a_job_dies_with_its_client_and_no_other_does(folder):
-    assert is_warm(report(folder))
-    # One after the other: a parent with a job does not leave, however slow the machine is.
-    first = start(folder, "wait", str(folder / "a"))
-    job, parent = started(folder / "a")
-    second = start(folder, "wait", str(folder / "b"))
-    other, same = started(folder / "b")
+    # In a folder of its own: what is new beside the package is other code, with another parent.
+    place = folder / "ids"
+    place.mkdir()
+    first, second = (start(folder, "wait", str(place / name)) for name in "ab")
+    (job, parent), (other, same) = started(place / "a"), started(place / "b")
     assert parent == same
     first.kill()
     first.communicate(timeout=60)
