@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from arfl.dataset import PreparedDataset
+from arfl import dataset as datasets
+from arfl.dataset import Preparation, PreparedDataset
 from arfl.partition import Partition
 
 
@@ -44,6 +45,22 @@ def blobs(n, n_classes=3, n_features=6, spread=0.5, seed=0):
     y = generator.permutation(np.arange(n) % n_classes)
     x = centres[y] + spread * generator.standard_normal((n, n_features))
     return dataset(x.astype(np.float32), y.astype(np.uint8), n_classes=n_classes)
+
+
+def write_blobs(folder, n=60):
+    """These blobs as a prepared dataset in a folder; its ``meta.json``."""
+    made = blobs(n)
+    preparation = Preparation(
+        train_x=made.train_x,
+        train_y=made.train_y,
+        test_x=made.test_x,
+        test_y=made.test_y,
+        kind="synthetic",
+        note="made for a test",
+        class_names=["a", "b", "c"],
+    )
+    datasets.write("made", preparation, folder)
+    return folder / "meta.json"
 
 
 def partition(parts, data):

@@ -124,17 +124,7 @@ SETTINGS = small_data.settings(
 def made(tmp_path_factory):
     """A folder with prepared data and a partition."""
     folder = tmp_path_factory.mktemp("made")
-    blobs = small_data.blobs(60)
-    preparation = datasets.Preparation(
-        train_x=blobs.train_x,
-        train_y=blobs.train_y,
-        test_x=blobs.test_x,
-        test_y=blobs.test_y,
-        kind="synthetic",
-        note="made for a test",
-        class_names=["a", "b", "c"],
-    )
-    datasets.write("made", preparation, folder / "data")
+    small_data.write_blobs(folder / "data")
     prepared = datasets.load(folder / "data")
     partitions.make(prepared, {"name": "iid"}, 4, 1).save(folder / "seed-1.npz")
     return folder

@@ -17,7 +17,6 @@ from arfl import cell as cells
 from arfl import cli, federation, files, fingerprint, record
 from arfl import dataset as datasets
 from arfl import partition as partitions
-from arfl.dataset import Preparation
 from arfl.grid import Cell
 
 ROOT = Path(__file__).parents[2]
@@ -39,17 +38,7 @@ SETTINGS = settings()
 def folder(tmp_path_factory):
     """A prepared folder ``data`` and its partition ``seed-1.npz``."""
     folder = tmp_path_factory.mktemp("cli")
-    blobs = small_data.blobs(60)
-    preparation = Preparation(
-        train_x=blobs.train_x,
-        train_y=blobs.train_y,
-        test_x=blobs.test_x,
-        test_y=blobs.test_y,
-        kind="synthetic",
-        note="made for a test",
-        class_names=["a", "b", "c"],
-    )
-    datasets.write("made", preparation, folder / "data")
+    small_data.write_blobs(folder / "data")
     assert partition(folder, folder / "seed-1.npz") == 0
     return folder
 

@@ -19,8 +19,6 @@ import small_data
 
 import arfl
 from arfl import cli, warm
-from arfl import dataset as datasets
-from arfl.dataset import Preparation
 from arfl.grid import Cell
 
 pytestmark = pytest.mark.skipif(
@@ -333,17 +331,7 @@ def test_every_verb_is_one_of_the_command_lines():
 
 
 def test_a_cell_has_the_same_record_either_way(tmp_path):
-    made = small_data.blobs(60)
-    preparation = Preparation(
-        train_x=made.train_x,
-        train_y=made.train_y,
-        test_x=made.test_x,
-        test_y=made.test_y,
-        kind="synthetic",
-        note="made for a test",
-        class_names=["a", "b", "c"],
-    )
-    datasets.write("made", preparation, tmp_path / "data")
+    small_data.write_blobs(tmp_path / "data")
     partition = ["--scheme", '{"name": "iid"}', "--n-clients", "4", "--seed", "1"]
     settings = small_data.settings(n_clients=4, partition={"name": "iid"})
     settings |= {"scale": "quick", "protocol": "paper"}

@@ -15,13 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Project
+from conftest import CELLS, KEPT, Project
 
 pytestmark = pytest.mark.slow
 
 SEED = int(os.environ.get("ARFL_FAULTS_SEED", "1"))
 KILLS = int(os.environ.get("ARFL_FAULTS_KILLS", "12"))
-CELLS, KEPT = "results/quick/cells", "results/quick/kept"
 RECORD = "mnist_shards/none/attackers-0/fedavg/seed-1.json"
 
 
@@ -36,22 +35,6 @@ def six_cells(config):
     quick["targets"]["readings"] = []
     for protocol in config["protocols"].values():
         protocol.pop("aggregators", None)
-
-
-def results(project):
-    """Cell -> all of its record that two runs of it must share."""
-    own = ("seconds", "provenance", "digest")
-    found = {}
-    for path in (project.folder / CELLS).rglob("seed-*.json"):
-        content = json.loads(path.read_text())
-        found[content["cell"]["id"]] = {k: v for k, v in content.items() if k not in own}
-    return found
-
-
-def kept(project):
-    """Cell -> the bytes of its finished record, with the time at which its training began."""
-    files = sorted((project.folder / KEPT).rglob("seed-1.json"))
-    return {str(path.relative_to(project.folder / KEPT)): path.read_bytes() for path in files}
 
 
 def nothing_is_left_to_do(project, target="figure3"):
@@ -104,13 +87,13 @@ def test_kills_at_random_moments(finished, project):
         except subprocess.TimeoutExpired:
             (os.killpg if all_of_them else os.kill)(process.pid, stop)
             process.wait(120)
-        now = kept(project)
+        now = project.kept()
         assert {name: now[name] for name in before} == before
         before = now
     project.snakemake("figure3", timeout=900)
-    after = kept(project)
+    after = project.kept()
     assert {name: after[name] for name in before} == before
-    assert results(project) == results(finished)
+    assert project.results() == finished.results()
     assert nothing_is_left_to_do(project)
     assert not list((project.folder / KEPT).rglob("*.checkpoint.npz"))
 
@@ -132,8 +115,8 @@ def test_a_training_that_outlives_its_scheduler_is_waited_for(finished, project)
     project.snakemake(record, timeout=600)
     log = (project.folder / "logs/quick/cells" / RECORD).with_suffix(".log").read_text()
     assert "taken up from" in log
-    assert (project.folder / record).read_bytes() == kept(project)[RECORD]
-    assert results(project).items() <= results(finished).items()
+    assert (project.folder / record).read_bytes() == project.kept()[RECORD]
+    assert project.results().items() <= finished.results().items()
 
 
 def cut(path):
@@ -162,7 +145,7 @@ def be_another(path):
 @pytest.mark.parametrize("damage", [cut, empty, edit, be_a_folder, be_another, Path.unlink])
 @pytest.mark.parametrize("copies", ["the record", "the record and its copy"])
 def test_what_is_no_record_is_named_and_made_again(finished, copy, damage, copies):
-    before = kept(copy)
+    before = copy.kept()
     damage(copy.folder / CELLS / RECORD)
     if copies != "the record":
         if damage is be_another:
@@ -173,8 +156,8 @@ def test_what_is_no_record_is_named_and_made_again(finished, copy, damage, copie
     if damage is not Path.unlink:
         assert f"not a record of its cell: {CELLS}/{RECORD}" in output
         assert (copy.folder / "results/quick/aside" / RECORD).exists()
-    assert results(copy) == results(finished)
-    assert (kept(copy) == before) == (copies == "the record")
+    assert copy.results() == finished.results()
+    assert (copy.kept() == before) == (copies == "the record")
     assert nothing_is_left_to_do(copy)
 
 
@@ -191,7 +174,7 @@ def test_damaged_data_are_not_trained_on(finished, copy):
     assert not (copy.folder / CELLS / RECORD).exists()
     shutil.rmtree(copy.folder / "data/prepared/digits")
     copy.snakemake("figure3", timeout=600)
-    assert results(copy) == results(finished)
+    assert copy.results() == finished.results()
 
 
 def test_the_partition_of_another_seed_is_not_trained_on(finished, copy):
@@ -205,7 +188,7 @@ def test_the_partition_of_another_seed_is_not_trained_on(finished, copy):
     assert "is a partition with seed 2, but the cell asks for 1; delete it and run again" in output
     partition.unlink()
     copy.snakemake("figure3", timeout=600)
-    assert results(copy) == results(finished)
+    assert copy.results() == finished.results()
 
 
 def test_a_diverged_cell_is_marked_and_not_averaged(project):
@@ -215,7 +198,7 @@ def test_a_diverged_cell_is_marked_and_not_averaged(project):
 
     project.change_config(explode)
     project.snakemake("figure3", timeout=600)
-    assert all(content["diverged"] for content in results(project).values())
+    assert all(content["diverged"] for content in project.results().values())
     table = (project.folder / "results/quick/tables/figure3.md").read_text()
     assert "diverged" in table
 
@@ -266,4 +249,4 @@ def test_a_home_that_cannot_be_written_is_no_hindrance(copy, finished):
     (copy.folder / KEPT / RECORD).unlink()
     nowhere = {"HOME": "/nonexistent", "XDG_CACHE_HOME": "/nonexistent"}
     copy.snakemake("figure3", timeout=600, **nowhere)
-    assert results(copy) == results(finished)
+    assert copy.results() == finished.results()

@@ -14,12 +14,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Project
+from conftest import CELLS, KEPT, Project
 
 START, STOP = (Path(__file__).parents[1] / "slurm" / name for name in ("start.sh", "stop.sh"))
 PROGRAMS = ("slurmctld", "slurmd", "sinfo", "scontrol", "munged")
 SYSTEM_WIDE = Path("/etc/slurm/slurm.conf")
-CELLS, KEPT = "results/quick/cells", "results/quick/kept"
 RULES = ("fedavg", "median", "trimmed_mean", "residual_reweighting")
 RECORDS = [
     f"{CELLS}/mnist_shards/{attack}/{rule}/seed-1.json"
@@ -106,7 +105,7 @@ def undisturbed(tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("undisturbed"))
     project.change_config(eight_cells)
     project.snakemake("--config", "device=cpu", "--", *RECORDS, timeout=900)
-    return results(project)
+    return project.results()
 
 
 @pytest.fixture
@@ -141,22 +140,6 @@ def on_slurm(project):
             process.wait()
 
 
-def results(project):
-    """Cell -> all of its record that two runs of it must share."""
-    own = ("seconds", "provenance", "digest")
-    found = {}
-    for path in (project.folder / CELLS).rglob("seed-*.json"):
-        content = json.loads(path.read_text())
-        found[content["cell"]["id"]] = {k: v for k, v in content.items() if k not in own}
-    return found
-
-
-def kept(project):
-    """Cell -> the bytes of its finished record."""
-    files = sorted((project.folder / KEPT).rglob("seed-1.json"))
-    return {str(path.relative_to(project.folder / KEPT)): path.read_bytes() for path in files}
-
-
 def printed(project):
     return (project.folder / "printed").read_text()
 
@@ -164,8 +147,8 @@ def printed(project):
 def finish(process, project, undisturbed, before):
     """Wait for the end; the records are the undisturbed ones and those from before were kept."""
     assert process.wait(600) == 0, printed(project)
-    assert results(project) == undisturbed
-    after = kept(project)
+    assert project.results() == undisturbed
+    after = project.kept()
     assert len(after) == 8
     # With the time of their training's start, to the byte: nothing was trained twice.
     assert {name: after[name] for name in before} == before
@@ -190,15 +173,15 @@ def trainings(project):
 
 def some_finished_and_some_running(project):
     """Wait for the moment at which a fault may cost most; the records finished by then."""
-    until(lambda: kept(project) and trainings(project), "one cell is finished and one is trained")
+    until(lambda: project.kept() and trainings(project), "one cell is finished and one is trained")
     # Long enough for a state to be saved.
     until(lambda: list((project.folder / KEPT).rglob("*.checkpoint.npz")), "a state is saved")
-    return kept(project)
+    return project.kept()
 
 
 def resumed(project):
     """How often trainings went on from a saved state, all of them together."""
-    return sum(json.loads(text)["provenance"]["resumed"] for text in kept(project).values())
+    return sum(json.loads(text)["provenance"]["resumed"] for text in project.kept().values())
 
 
 def test_the_profile_trains_cells_together_and_asks_for_gpus(cluster, project):
@@ -293,8 +276,8 @@ def test_a_killed_scheduler_is_started_again(cluster, on_slurm, undisturbed):
     message = printed(on_slurm).rpartition("would be submitted twice")[2]
     assert "scancel" in message
     # They may end by themselves, or be cancelled: what they have finished is kept.
-    until(lambda: len(kept(on_slurm)) > len(before) or not queue(), "they have gone on")
-    before = kept(on_slurm)
+    until(lambda: len(on_slurm.kept()) > len(before) or not queue(), "they have gone on")
+    before = on_slurm.kept()
     slurm("scancel", *message.partition("scancel ")[2].split("\n")[0].split())
     until(lambda: not queue(), "the queue is empty")
     finish(on_slurm.start(), on_slurm, undisturbed, before)
