@@ -309,6 +309,7 @@ class Grid:
                 point for panel in panels for point in self._panel(f"{section}.{target}", panel)
             ]
             for target, panels in self._merged[section].items()
+            if panels  # how a scale or a user does without a target of the base
         }
 
     def _panel(self, target: str, panel: Mapping) -> list[Point]:

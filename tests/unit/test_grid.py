@@ -762,3 +762,12 @@ def test_rules_beyond_the_paper_are_in_the_leaderboard_alone():
 def test_a_rule_of_another_library_has_its_form(name):
     with pytest.raises(UserError, match="does not read library/Class"):
         shipped(aggregators={"mine": {"rule": name}})
+
+
+def test_a_target_without_panels_is_none():
+    config = copy.deepcopy(SHIPPED)
+    config["scales"]["quick"]["targets"] |= {"table1": [], "mine": []}
+    made = Grid(config | {"scale": "quick"})
+    assert {"table1", "mine"}.isdisjoint(made.points)
+    assert "figure3" in made.points
+    assert {"table1", "mine"}.isdisjoint(made.plan()["targets"])

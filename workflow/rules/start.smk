@@ -101,11 +101,10 @@ def look_at_records(look_only):
         raise WorkflowError(str(error)) from None
     for path, fault in wrong.items():
         say(f"not a record of its cell: {path}: {fault}")
-    if wrong:
-        moved = "would be moved" if look_only else "moved"
-        say(
-            f"{len(wrong)} such files {moved} to {RUN}/aside; what is asked for is trained again"
-        )
+    if wrong and look_only:
+        say(f"{len(wrong)} such files; a run that trains moves them to {RUN}/aside first")
+    elif wrong:
+        say(f"{len(wrong)} such files moved to {RUN}/aside; what is asked for is trained again")
 
 
 def look_at_mirror():
