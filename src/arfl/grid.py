@@ -19,8 +19,6 @@ from arfl import libraries, registry
 from arfl.errors import UserError
 from arfl.fingerprint import of_cell
 
-SCALES = ("quick", "reduced", "paper")
-PROTOCOLS = ("paper", "released")
 NO_ATTACK = "none"
 LARGEST_SEED = 2**32 - 1
 CHANGES = r"(?:\.[a-z][a-z0-9_]*-[A-Za-z0-9_-][A-Za-z0-9_.-]*)?"

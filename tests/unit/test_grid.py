@@ -208,8 +208,8 @@ def test_where_the_text_is_silent_the_paper_protocol_says_what_it_takes():
     assert paper.value("attacks.label_flip.training.lr_factor") == 10
 
 
-@pytest.mark.parametrize("scale", grid.SCALES)
-@pytest.mark.parametrize("protocol", grid.PROTOCOLS)
+@pytest.mark.parametrize("scale", SHIPPED["scales"])
+@pytest.mark.parametrize("protocol", SHIPPED["protocols"])
 def test_every_scale_has_every_target_and_unique_names_for_paths(scale, protocol):
     made = shipped(scale, protocol)
     assert set(made.points) == set(shipped().points)
@@ -746,7 +746,7 @@ def test_a_task_that_contradicts_itself_is_one_message(change, message):
 
 
 def test_rules_beyond_the_paper_are_in_the_leaderboard_alone():
-    for scale in grid.SCALES:
+    for scale in SHIPPED["scales"]:
         made = shipped(scale)
         assert {cell.aggregator for cell in made.cells.values()} == RULES
         points = made.beyond["leaderboard"]
