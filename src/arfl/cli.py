@@ -172,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = verb("leaderboard", _leaderboard, "Rank rules by their worst case.").add_argument
     add("--cells", type=Path, required=True, help="cells.csv of `collect`")
-    add("--out", type=Path, required=True, help="folder")
+    add("--out", type=Path, required=True, help=".csv file; .md and the heat map go beside it")
 
     add = verb("confidence", _confidence, "Figure 2's curves, from the aggregator.").add_argument
     add("--out", type=Path, required=True, help=".csv file")
@@ -420,7 +420,7 @@ def _check(file: Path, function: str | None, reference: str | None) -> None:
 def _leaderboard(cells: Path, out: Path) -> None:
     from arfl.reporting import leaderboard
 
-    leaderboard.write(cells, out)
+    leaderboard.write(cells, out.parent)
 
 
 def _target(plan: Path, name: str):

@@ -23,8 +23,8 @@ from arfl import seeds
 from arfl.errors import UserError
 from arfl.files import read_json, write_json
 
-FORMAT = 2
-_SCHEMA = Path(__file__).with_name("record.schema.json")
+_SCHEMA = json.loads(Path(__file__).with_name("record.schema.json").read_text(encoding="utf-8"))
+FORMAT = _SCHEMA["properties"]["format"]["const"]
 _LIBRARIES = ("torch", "numpy", "numba", "arfl")
 
 
@@ -161,8 +161,7 @@ def _validator():
         logging.warning("no jsonschema here: records are checked by their digests alone")
         return None
 
-    schema = json.loads(_SCHEMA.read_text(encoding="utf-8"))
-    return jsonschema.Draft202012Validator(schema)
+    return jsonschema.Draft202012Validator(_SCHEMA)
 
 
 def check(content: Any, where: str | os.PathLike) -> dict:

@@ -59,7 +59,7 @@ rule ranks:
     params:
         code=fingerprint("arfl.reporting.leaderboard"),
     shell:
-        "python -m arfl leaderboard --cells {input.cells} --out $(dirname {output.csv}) 2> {log}"
+        "python -m arfl leaderboard --cells {input.cells} --out {output.csv} 2> {log}"
 
 
 if "leaderboard" in GRID.beyond:
