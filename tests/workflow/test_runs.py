@@ -61,9 +61,9 @@ def test_reruns_follow_meaning(tiny):
     path.write_text(original)
     # A setting of the task: all of them. Where they are trained: none.
     assert "train_cell" not in tiny.planned("figure3", "--config", "device=cpu")
-    tiny.changed_lines("config.yaml", "lr: 0.05", "lr: 0.06")
+    tiny.changed_lines("config.yaml", "lr: 0.03", "lr: 0.04")
     assert tiny.planned("figure3")["train_cell"] == 4
-    tiny.changed_lines("config.yaml", "lr: 0.06", "lr: 0.05")
+    tiny.changed_lines("config.yaml", "lr: 0.04", "lr: 0.03")
 
 
 def test_a_new_aggregator_is_one_file_and_trains_only_its_own_cells(tiny):
@@ -101,12 +101,12 @@ def test_records_are_reported_without_data_and_never_trained_again(tiny):
     aside.mkdir()
     for name in ("data", "results/quick/partitions"):
         (tiny.folder / name).rename(aside / Path(name).name)
-    tiny.changed_lines("config.yaml", "lr: 0.05", "lr: 0.06")
+    tiny.changed_lines("config.yaml", "lr: 0.03", "lr: 0.04")
     tiny.snakemake("figure3", "--config", "missing_cells=report")
     with open(tiny.folder / "results/quick/collected/figure3/cells.csv", newline="") as stream:
         cells = list(csv.DictReader(stream))
-    assert {cell["reason"] for cell in cells} == {"its task.lr is 0.05, not 0.06 as planned"}
-    tiny.changed_lines("config.yaml", "lr: 0.06", "lr: 0.05")
+    assert {cell["reason"] for cell in cells} == {"its task.lr is 0.03, not 0.04 as planned"}
+    tiny.changed_lines("config.yaml", "lr: 0.04", "lr: 0.03")
     tiny.snakemake("figure3", "--config", "missing_cells=report")
     assert "0/1 seeds" not in (tiny.folder / "results/quick/tables/figure3.md").read_text()
     for name in ("data", "results/quick/partitions"):
@@ -189,9 +189,9 @@ def test_how_far_a_run_is_is_told_from_its_files(tiny):
         return json.loads(told.stdout)["counts"]
 
     assert status()["done"] == 4
-    tiny.changed_lines("config.yaml", "lr: 0.05", "lr: 0.06")
+    tiny.changed_lines("config.yaml", "lr: 0.03", "lr: 0.04")
     assert status()["outdated"] == 4
-    tiny.changed_lines("config.yaml", "lr: 0.06", "lr: 0.05")
+    tiny.changed_lines("config.yaml", "lr: 0.04", "lr: 0.03")
 
 
 def test_the_lock_of_a_killed_run_stops_nobody_and_that_of_a_living_one_does(tiny):
