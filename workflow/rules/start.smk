@@ -102,9 +102,13 @@ def look_at_records(look_only):
     for path, fault in wrong.items():
         say(f"not a record of its cell: {path}: {fault}")
     if wrong and look_only:
-        say(f"{len(wrong)} such files; a run that trains moves them to {RUN}/aside first")
+        say(
+            f"{len(wrong)} such files; a run that trains moves them to {RUN}/aside first"
+        )
     elif wrong:
-        say(f"{len(wrong)} such files moved to {RUN}/aside; what is asked for is trained again")
+        say(
+            f"{len(wrong)} such files moved to {RUN}/aside; what is asked for is trained again"
+        )
 
 
 def look_at_mirror():
