@@ -231,6 +231,13 @@ class Grid:
         for name, task in self.tasks.items():
             self._check_task(task, f"tasks.{name}")
         # Unknown names in a target are mistakes to be told at once.
+        for target in self.config.get("target_seeds", {}):
+            _member(
+                target,
+                {**self._merged["targets"], **self._merged["beyond"]},
+                "target",
+                "config: target_seeds",
+            )
         further = (point.cell for points in self.beyond.values() for point in points)
         for part in {cell.part("task") for cell in (*self.cells.values(), *further)}:
             self.task(part)
@@ -265,7 +272,7 @@ class Grid:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds of every cell."""
+        """The seeds of the cells of a target that has none of its own."""
         return self.config["seeds"]
 
     @cached_property
@@ -304,13 +311,18 @@ class Grid:
     def _points_of(self, section: str) -> dict[str, list[Point]]:
         return {
             target: [
-                point for panel in panels for point in self._panel(f"{section}.{target}", panel)
+                point
+                for panel in panels
+                for point in self._panel(f"{section}.{target}", panel, self._seeds_of(target))
             ]
             for target, panels in self._merged[section].items()
             if panels  # how a scale or a user does without a target of the base
         }
 
-    def _panel(self, target: str, panel: Mapping) -> list[Point]:
+    def _seeds_of(self, target: str) -> list[int]:
+        return self.config.get("target_seeds", {}).get(target, self.seeds)
+
+    def _panel(self, target: str, panel: Mapping, seeds: Iterable[int]) -> list[Point]:
         where = f"config: {target}"
         task = _member(panel["task"], self.tasks, "task", where)
         _member(panel["attack"], self._merged["attacks"], "attack", where)
@@ -338,7 +350,7 @@ class Grid:
         points = []
         for name, x_name, x, n_attackers, changes in sweep:
             for aggregator in aggregators:
-                for seed in self.seeds:
+                for seed in seeds:
                     cell = self._cell(
                         panel["task"],
                         panel["attack"],

@@ -68,6 +68,7 @@ VARIED = PANEL | {"n_attackers": [1], "vary": {"of": "task", "option": "lr", "va
         (("seeds",), [-1], "config: seeds.0: -1 is less than the minimum of 0"),
         (("seeds",), 3, "config: seeds: 3 is not of type 'array'"),
         (("seeds",), ["1"], "config: seeds.0: '1' is not of type 'integer'"),
+        (("target_seeds",), {"loan": []}, "config: target_seeds.loan: [] "),
         ((*TASK, "rounds"), "12", "config: tasks.mnist_shards.rounds: '12' is not of type"),
         ((*TASK, "rounds"), 0, "config: tasks.mnist_shards.rounds: 0 is less than the minimum"),
         ((*TASK, "lr"), 0, "config: tasks.mnist_shards.lr: 0 is less than or equal to"),
@@ -158,7 +159,7 @@ def test_a_mistake_is_one_message_that_names_its_key(path, value, message):
 
 
 def test_a_missing_key_is_named():
-    for key in SHIPPED.keys() - {"beyond", "container"}:
+    for key in SHIPPED.keys() - {"beyond", "container", "target_seeds"}:
         rest = {k: v for k, v in SHIPPED.items() if k != key}
         with pytest.raises(UserError, match=f"config: top level: '{key}' is a required property"):
             config.check(rest, SCHEMA)

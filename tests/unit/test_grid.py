@@ -662,6 +662,18 @@ def test_cells_that_divide_the_data_alike_share_a_partition():
     assert made.task("easy.n_clients-20")["n_clients"] == 20
 
 
+def test_a_target_with_seeds_of_its_own_leaves_the_others_alone():
+    made = small({"a": [FLIPS], "b": [FLIPS]}, target_seeds={"b": [2, 7, 9]})
+    assert {point.cell.seed for point in made.points["a"]} == {1, 2}
+    assert {point.cell.seed for point in made.points["b"]} == {2, 7, 9}
+    assert {cell.seed for cell in made.cells.values()} == {1, 2, 7, 9}
+
+
+def test_seeds_for_a_target_that_is_none_are_one_message():
+    with pytest.raises(UserError, match="config: target_seeds: unknown target 'c'; known: a"):
+        small({"a": [FLIPS]}, target_seeds={"c": [1]})
+
+
 def test_without_an_attack_its_swept_option_means_nothing_but_the_others_do():
     panels = [
         sweep("attack", "target", [1], n_attackers=[0]),
