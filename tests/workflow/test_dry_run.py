@@ -230,6 +230,9 @@ def test_seeds_may_be_given_on_the_command_line(project):
     assert "seed-1.json" not in output
     output = project.snakemake("-n", "--config", "seeds=[two]", "--", "figure4", check=False)
     assert "seeds.0: 'two' is not of type 'integer'" in output
+    output = project.snakemake("-n", "--config", "target_seeds={figure4: [7]}", "--", "figure4")
+    assert "seed-7.json" in output
+    assert "seed-1.json" not in output
 
 
 def imported(paths):

@@ -23,16 +23,23 @@ from arfl.grid import CHANGES, NO_ATTACK, Grid, wants_gpu
 from arfl.reporting import targets
 from arfl.reporting.targets import ALL
 
-# Snakemake reads the numbers of a list on the command line, --config seeds=[1,2], as text.
-if isinstance(config.get("seeds"), list):
-    config["seeds"] = [
-        (
-            int(seed)
-            if isinstance(seed, str) and re.fullmatch(r" *\d{1,99} *", seed)
-            else seed
-        )
-        for seed in config["seeds"]
+
+def with_numbers(seeds):
+    """Snakemake reads the numbers of a list on the command line, --config seeds=[1,2], as text."""
+    if isinstance(seeds, dict):
+        return {target: with_numbers(of_target) for target, of_target in seeds.items()}
+    if not isinstance(seeds, list):
+        return seeds
+    whole = re.compile(r" *\d{1,99} *")
+    return [
+        int(seed) if isinstance(seed, str) and whole.fullmatch(seed) else seed
+        for seed in seeds
     ]
+
+
+config |= {
+    key: with_numbers(config[key]) for key in ("seeds", "target_seeds") if key in config
+}
 
 try:
     check(config, BASE / "workflow/schemas/config.schema.yaml")

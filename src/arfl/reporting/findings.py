@@ -16,7 +16,18 @@ import pandas as pd
 from arfl import batches
 from arfl.errors import UserError
 from arfl.files import read_json, write_text
-from arfl.reporting import captions, claims, collect, figures, paper, readings, style, targets
+from arfl.reporting import (
+    captions,
+    claims,
+    collect,
+    evidence,
+    figures,
+    margins,
+    paper,
+    readings,
+    style,
+    targets,
+)
 from arfl.reporting.claims import UNDECIDED
 from arfl.reporting.frames import DONE, MANIFEST, RATES, Collected
 from arfl.reporting.margins import FAILS, HOLDS
@@ -101,7 +112,10 @@ def write(
         ]
         write_text(out_md, "\n".join(text) + "\n")
         if page is not None:
-            block = _block(seeds, drawn, _relative(picture, page), _relative(out_md, page))
+            # Figure 3 may have more seeds than the readings.
+            rows = readings.entries(readings.values(cells, numbers))
+            links = _relative(picture, page), _relative(out_md, page)
+            block = _block(rows, readings.verdict(seeds)[0], drawn, *links)
             write_text(page, _replaced(Path(page), block))
 
 
@@ -153,14 +167,12 @@ def _opening(every: Iterable[Collected]) -> list[str]:
 
 
 def _claims(ledgers: Sequence[tuple[str, Mapping]]) -> list[str]:
-    """Those that records decide, in a table; how many stay open, and what stands in the way."""
+    """Those that records measure, in a table; how many hold, fail and stay open."""
     names = [name for name, _ in ledgers]
     found = {
         name: {f["id"]: f for f in ledger["claims"] if f["target"] != "theory"}
         for name, ledger in ledgers
     }
-    ids = list(next(iter(found.values())))
-    decided = [i for i in ids if any(found[name][i]["at_hand"] in _MARKS for name in names)]
     lines = []
     for name in names:
         of_run = list(found[name].values())
@@ -170,30 +182,55 @@ def _claims(ledgers: Sequence[tuple[str, Mapping]]) -> list[str]:
         }
         verdicts = sum(f["verdict"] != UNDECIDED for f in of_run)
         counts["stay open"] = len(of_run) - sum(counts.values())
+        measured = sum(f["at_hand"] not in _MARKS and f["measured"] != "" for f in of_run)
         told = captions.listed([f"{n} {word}" for word, n in counts.items()])
         lines.append(
-            f"- Protocol {name}: of {len(of_run)} claims {told}; {verdicts} carry a verdict "
-            "(complete real data, three seeds, every cell)."
+            f"- Protocol {name}: of {len(of_run)} claims {told} ({measured} of these have "
+            f"records); {verdicts} carry a verdict (complete real data, at least "
+            f"{evidence.MINIMUM_SEEDS} seeds, every cell)."
         )
-    if decided:
-        lines += ["", f"| claim | {' | '.join(f'protocol {name}' for name in names)} |"]
-        lines.append("|---|" + "---|" * len(names))
-        for i in decided:
-            sides = [_side(found[name][i]) for name in names]
-            lines.append(f"| {i.replace('-', ' ')} | {' | '.join(sides)} |")
-        lines += ["", "✓ holds, ✗ fails; **bold** where it is a verdict, under "
-                      "that protocol; else what the records at hand show."]  # fmt: skip
+    ids = next(iter(found.values()))
+    measured_ids = [i for i in ids if any(found[name][i]["measured"] for name in names)]
+    if measured_ids:
+        sides = " | ".join(f"protocol {name}" for name in names)
+        lines += ["", f"| claim | claimed | printed | {sides} |"]
+        lines.append("|---|---|---|" + "---|" * len(names))
+    for i in measured_ids:
+        one = next(found[name][i] for name in names if found[name][i]["measured"])
+        told = f"{one['where']}: “{one['quote']}”: {one['reading']}"
+        cells = [told, one["claimed"], _printed(one)]
+        cells += [_side(found[name][i]) for name in names]
+        lines.append(f"| {' | '.join(cells)} |")
+    if measured_ids:
+        lines += [
+            "",
+            "✓ holds, ✗ fails, ? open; **bold** where it is a verdict, under that protocol; "
+            f"{NOTHING}: no records. ± is half the interval that decides, at a level which "
+            "keeps the chance of any wrong verdict below "
+            f"{100 * margins.FAMILY_LEVEL:g} %; then the seeds.",
+        ]
     return lines
 
 
+_HALF = re.compile(r"± (?P<half>[\d.]+) \(.*?(?P<n>\d+ seeds)\)$")
+
+
+def _printed(finding: Mapping) -> str:
+    """What the paper's own numbers say of its claim."""
+    value = finding["papers_numbers"].split(",")[0]
+    mark = _MARKS.get(finding["papers_own"])
+    return f"{mark} {value}" if mark else NOTHING if ":" in value else f"? {value}"
+
+
 def _side(finding: Mapping) -> str:
-    mark = _MARKS.get(finding["at_hand"])
-    if mark is None:
-        return "open"
+    """What one run's records say of a claim."""
+    if not finding["measured"]:
+        return NOTHING
+    mark = _MARKS.get(finding["at_hand"], "?")
     mark = f"**{mark}**" if finding["verdict"] != UNDECIDED else mark
-    interval = re.search(r"margin .*$", finding["numbers"])
-    told = f"; {interval.group()}" if interval else ""
-    return f"{mark} {finding['measured']}, claimed {finding['claimed']}{told}"
+    half = _HALF.search(finding["numbers"])
+    told = f" ± {half['half']} ({half['n']})" if half else " (1 seed)"
+    return f"{mark} {finding['measured']}{told}"
 
 
 def _number(mean: float, std: float, n: int) -> str:
@@ -383,10 +420,11 @@ def _open(known: Iterable[Mapping[str, Collected]]) -> list[str]:
     return lines
 
 
-def _block(seeds: pd.DataFrame, drawn: style.Drawing, picture: str, findings: str) -> str:
-    """The front page's figure and table."""
-    rows = readings.entries(seeds)
-    rows = rows[(rows.measure == "last") & (rows.reading == "{}")]
+def _block(
+    rows: pd.DataFrame, verdict: str, drawn: style.Drawing, picture: str, findings: str
+) -> str:
+    """The front page's figure and table, of Figure 3's `readings.entries`."""
+    rows = rows[rows.measure == "last"]
     shown = [c for c in _SHOWN if c in set(rows.column)]
     runs = list(dict.fromkeys(rows.protocol))
     heads = [f"{c}: {who}" for c in shown for who in ("printed", *runs)]
@@ -410,7 +448,7 @@ def _block(seeds: pd.DataFrame, drawn: style.Drawing, picture: str, findings: st
                 one = here[here.protocol == run].iloc[0]
                 entries.append(_cell(one.measured, one["std"], int(one.n_done)))
         lines.append(f"| {label} | {' | '.join(entries)} |")
-    lines += ["", f"{readings.verdict(seeds)[0]} All of it: [{findings}]({findings}).", END]
+    lines += ["", f"{verdict} All of it: [{findings}]({findings}).", END]
     return "\n".join(lines)
 
 
