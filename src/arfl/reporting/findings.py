@@ -5,6 +5,7 @@ spread. The same step draws Figure 3 under both protocols for the front page, an
 into it.
 """
 
+import os
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,6 +60,8 @@ def write(
     Raises:
         UserError: if no run of the paper's scale holds records, or the page has no such block.
     """
+    if page is not None:
+        _replaced(Path(page), "")
     with tempfile.TemporaryDirectory() as folder:
         # In one order, however they are given.
         known = [_collect(run, Path(folder)) for run in sorted(map(Path, runs))]
@@ -115,7 +118,8 @@ def write(
             # Figure 3 may have more seeds than the readings.
             rows = readings.entries(readings.values(cells, numbers))
             links = _relative(picture, page), _relative(out_md, page)
-            block = _block(rows, readings.verdict(seeds)[0], drawn, *links)
+            told = [*_counts(ledgers), f"- {readings.verdict(seeds)[0]}", *_median_again(every)]
+            block = _block(rows, told, drawn, *links)
             write_text(page, _replaced(Path(page), block))
 
 
@@ -149,7 +153,7 @@ def _protocol(run: Mapping[str, Collected]) -> str:
 
 
 def _relative(target: str | Path, page: str | Path) -> str:
-    return Path(target).resolve().relative_to(Path(page).resolve().parent).as_posix()
+    return Path(os.path.relpath(target, Path(page).parent)).as_posix()
 
 
 def _opening(every: Iterable[Collected]) -> list[str]:
@@ -166,16 +170,11 @@ def _opening(every: Iterable[Collected]) -> list[str]:
     ]
 
 
-def _claims(ledgers: Sequence[tuple[str, Mapping]]) -> list[str]:
-    """Those that records measure, in a table; how many hold, fail and stay open."""
-    names = [name for name, _ in ledgers]
-    found = {
-        name: {f["id"]: f for f in ledger["claims"] if f["target"] != "theory"}
-        for name, ledger in ledgers
-    }
+def _counts(ledgers: Sequence[tuple[str, Mapping]]) -> list[str]:
+    """A sentence per run: how many claims hold, fail and stay open."""
     lines = []
-    for name in names:
-        of_run = list(found[name].values())
+    for name, ledger in ledgers:
+        of_run = [f for f in ledger["claims"] if f["target"] != "theory"]
         counts = {
             word: sum(f["at_hand"] == state for f in of_run)
             for word, state in (("hold", HOLDS), ("fail", FAILS))
@@ -185,10 +184,21 @@ def _claims(ledgers: Sequence[tuple[str, Mapping]]) -> list[str]:
         measured = sum(f["at_hand"] not in _MARKS and f["measured"] != "" for f in of_run)
         told = captions.listed([f"{n} {word}" for word, n in counts.items()])
         lines.append(
-            f"- Protocol {name}: of {len(of_run)} claims {told} ({measured} of these have "
-            f"records); {verdicts} carry a verdict (complete real data, at least "
-            f"{evidence.MINIMUM_SEEDS} seeds, every cell)."
+            f"- Protocol {name}: of {len(of_run)} claims {told}, {measured} of them measured; "
+            f"{verdicts} carry a verdict (complete real data, at least {evidence.MINIMUM_SEEDS} "
+            "seeds, every cell)."
         )
+    return lines
+
+
+def _claims(ledgers: Sequence[tuple[str, Mapping]]) -> list[str]:
+    """How many there are of each kind, and those that records measure, in a table."""
+    names = [name for name, _ in ledgers]
+    found = {
+        name: {f["id"]: f for f in ledger["claims"] if f["target"] != "theory"}
+        for name, ledger in ledgers
+    }
+    lines = _counts(ledgers)
     ids = next(iter(found.values()))
     measured_ids = [i for i in ids if any(found[name][i]["measured"] for name in names)]
     if measured_ids:
@@ -421,9 +431,9 @@ def _open(known: Iterable[Mapping[str, Collected]]) -> list[str]:
 
 
 def _block(
-    rows: pd.DataFrame, verdict: str, drawn: style.Drawing, picture: str, findings: str
+    rows: pd.DataFrame, told: Iterable[str], drawn: style.Drawing, picture: str, findings: str
 ) -> str:
-    """The front page's figure and table, of Figure 3's `readings.entries`."""
+    """The front page's figure, table of Figure 3's `readings.entries`, and main sentences."""
     rows = rows[rows.measure == "last"]
     shown = [c for c in _SHOWN if c in set(rows.column)]
     runs = list(dict.fromkeys(rows.protocol))
@@ -448,7 +458,7 @@ def _block(
                 one = here[here.protocol == run].iloc[0]
                 entries.append(_cell(one.measured, one["std"], int(one.n_done)))
         lines.append(f"| {label} | {' | '.join(entries)} |")
-    lines += ["", f"{verdict} All of it: [{findings}]({findings}).", END]
+    lines += ["", *told, "", f"All of it: [{findings}]({findings}).", END]
     return "\n".join(lines)
 
 
