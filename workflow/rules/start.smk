@@ -5,7 +5,7 @@ import fcntl
 import platform
 import subprocess
 
-from arfl.recheck import move_aside
+from arfl.recheck import forget_damaged, move_aside
 
 LOCKS = Path(".snakemake/locks")
 
@@ -111,6 +111,16 @@ def look_at_records(look_only):
         )
 
 
+def look_at_collected(look_only):
+    """Have what was damaged after it was collected or planned made again, and name it."""
+    try:
+        wrong = forget_damaged(GRID, look_only)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+    for path in wrong:
+        say(f"damaged since it was made: {path}; a run makes it again")
+
+
 def look_at_mirror():
     """Say where a mirror is not looked into, since its data are already prepared."""
     for dataset in sorted({task["data"] for task in GRID.tasks.values()}):
@@ -148,6 +158,7 @@ if workflow.is_main_process:
     if TRAINS:
         look_at_mirror()
     look_at_records(look_only=DRY_RUN or not ALONE or not TRAINS)
+    look_at_collected(look_only=DRY_RUN or not ALONE)
 
 
 def escape_environments():
