@@ -29,7 +29,7 @@ def code_of(settings: dict, device: str) -> str:
     )
 
 
-def _take_up(kept: Path, cell: dict, settings: dict, checksum: str, partition: str) -> dict | None:
+def _take_up(kept: Path, cell: dict, settings: dict, data: dict, partition: str) -> dict | None:
     """The kept record if it is whole and belongs to this cell as it is now."""
     if not kept.exists():
         return None
@@ -42,7 +42,7 @@ def _take_up(kept: Path, cell: dict, settings: dict, checksum: str, partition: s
     agrees = (
         content["cell"] == cell
         and content["settings"] == settings
-        and content["data"]["checksum"] == checksum
+        and record.is_same_data(content["data"], data)
         and content["partition"] == partition
         and origin["fingerprint"] == code_of(settings, origin["device"])
     )
@@ -87,7 +87,8 @@ def train(
     )
     # Where Snakemake was killed its jobs live on: wait for such a training instead of repeating it.
     with alone(kept.with_suffix(".lock")):
-        content = _take_up(kept, cell, settings, prepared.checksum, divided.digest)
+        described = record.describe_data(prepared.meta, task["dataset"])
+        content = _take_up(kept, cell, settings, described, divided.digest)
         if content is not None:
             logging.info("%s: taken up from %s, not trained again", cell["id"], kept)
             record.write(out, content)

@@ -68,7 +68,11 @@ def _hint(value: object) -> str:
 
 
 def _leaves(value: object, where: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted key and value of everything that is no mapping and no list."""
+    """Dotted key and value of everything that is no mapping and no list.
+
+    Raises:
+        UserError: for a key that is no text.
+    """
     if isinstance(value, Mapping):
         inner: Iterable[tuple[object, object]] = value.items()
     elif isinstance(value, list | tuple):
@@ -77,7 +81,11 @@ def _leaves(value: object, where: str = "") -> Iterator[tuple[str, object]]:
         yield where, value
         return
     for key, part in inner:
-        yield from _leaves(part, f"{where}.{key}" if where else str(key))
+        place = f"{where}.{key}" if where else str(key)
+        # What YAML reads as a number, a truth value or nothing: no name of ours is one.
+        if isinstance(value, Mapping) and not isinstance(key, str):
+            raise UserError(f"config: {place}: the key {key!r} is no text; put it in quotes")
+        yield from _leaves(part, place)
 
 
 def _varied(config: Mapping) -> Iterator[tuple[tuple, str, object]]:

@@ -28,6 +28,9 @@ FORMAT = _SCHEMA["properties"]["format"]["const"]
 _LIBRARIES = ("torch", "numpy", "numba", "arfl")
 
 
+NO_FILE = "it is a folder, a pipe or another thing that is no file"
+
+
 class BrokenRecordError(UserError):
     """A file that is no whole, unchanged record."""
 
@@ -101,6 +104,11 @@ def describe_data(meta: dict, stands_for: str) -> dict:
     """The part of a prepared dataset's metadata that every table made from it needs."""
     keys = ("name", "kind", "note", "checksum", "n_train", "n_test", "n_classes", "class_names")
     return {key: meta[key] for key in keys} | {"stands_for": stands_for}
+
+
+def is_same_data(one: Mapping, other: Mapping) -> bool:
+    """Whether two such descriptions are of the same data; their notes may be worded otherwise."""
+    return {**one, "note": ""} == {**other, "note": ""}
 
 
 def digest(content: Mapping) -> str:
@@ -219,6 +227,9 @@ def read(path: str | os.PathLike) -> dict:
     Raises:
         BrokenRecordError: if the file is missing or is not a whole, unchanged record.
     """
+    # A pipe would be waited for.
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise BrokenRecordError(f"{path}: {NO_FILE}")
     try:
         content = read_json(path)
     except UserError as error:

@@ -35,8 +35,12 @@ IDLE_SECONDS = 20.0
 _WAIT_SECONDS = 60.0  # for the parent's imports, which take 2 to 3 on an idle machine
 _REQUEST_SECONDS = 5.0
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-_BEGUN = b"+"
+# The parent offers to run a request, and forks only when its client has taken the offer: a client
+# that has waited too long or met an error before that runs the command itself, so that none is run
+# by both.
+_OFFER = _TAKEN = b"+"
 _STATUS = struct.Struct("<i")
+_NOT_BEGUN = -1  # in place of a status
 _LENGTH = struct.Struct("<I")
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 # What shells change from one command to the next and no library looks at.
@@ -165,31 +169,45 @@ def _start(address: str):
 
 
 def _ask(parent: socket.socket, argv: list[str]) -> int | None:
-    """Hand the command over and wait for its status; None if it was not begun."""
+    """Hand the command over and wait for its status; None if it was not begun.
+
+    Raises:
+        OSError: if it was not begun either, since the parent is gone or does not answer.
+    """
     request = json.dumps([sys.argv[0], *argv]).encode()
     message = _LENGTH.pack(len(request)) + request
     parent.settimeout(_WAIT_SECONDS)
     sent = socket.send_fds(parent, [message], [0, 1, 2])
     parent.sendall(message[sent:])
-    if parent.recv(len(_BEGUN)) != _BEGUN:
+    if parent.recv(len(_OFFER)) != _OFFER:
         return None
+    parent.sendall(_TAKEN)
+    # From here on it may have been begun, whatever happens.
     parent.settimeout(None)
 
     def forward(number, _):
         with contextlib.suppress(OSError):  # The job has ended, and its status is on the way.
             parent.send(bytes([number]))
 
-    for number in _FORWARDED:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, forward)
+    handlers = {
+        number: signal.signal(number, forward)
+        for number in _FORWARDED
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         status = parent.recv(_STATUS.size)
-    except ConnectionResetError:
+    except OSError:
         status = b""
     if len(status) < _STATUS.size:
-        print("error: the process that ran this was killed; run again", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print("error: the process that ran this was killed; run again", file=sys.stderr)
         return 1
-    return _STATUS.unpack(status)[0]
+    (ended,) = _STATUS.unpack(status)
+    if ended != _NOT_BEGUN:
+        return ended
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    return None
 
 
 # The parent
@@ -286,23 +304,29 @@ class _Parent:
         self._listener, self._code = listener, code
         self._poll = select.poll()  # not epoll, whose set of files a fork shares with its parent
         self._poll.register(listener, select.POLLIN)
-        self._clients: dict[int, tuple[socket.socket, int]] = {}  # by file: with the job's id
+        # By the client's file: requests whose clients have not taken the offer yet, with their
+        # argv and files; and clients whose jobs run, with the job's id.
+        self._offers: dict[int, tuple[socket.socket, list[str], list[int]]] = {}
+        self._clients: dict[int, tuple[socket.socket, int]] = {}
         self._jobs: dict[int, tuple[socket.socket, int]] = {}  # by the job's file: with its id
 
     def loop(self) -> tuple[list[str], list[int]] | None:
         """As `serve`."""
-        while ready := self._poll.poll(None if self._jobs else 1000 * IDLE_SECONDS):
+        while ready := self._poll.poll(None if self._jobs or self._offers else 1000 * IDLE_SECONDS):
             for file, _ in ready:
                 if file in self._jobs:
                     self._end(file)
                 elif file in self._clients:
                     self._hear(file)
-                elif file == self._listener.fileno() and (job := self._begin()):
-                    return job
+                elif file in self._offers:
+                    if job := self._begin(file):
+                        return job
+                elif file == self._listener.fileno():
+                    self._offer()
         return None
 
-    def _begin(self) -> tuple[list[str], list[int]] | None:
-        """Take a request and fork; what `serve` returns in the fork, None in the parent."""
+    def _offer(self) -> None:
+        """Take a request, and offer its client to run it."""
         client, _ = self._listener.accept()
         files: list[int] = []
         try:
@@ -310,23 +334,41 @@ class _Parent:
             if not _is_ours(client) or _code() != self._code:
                 raise PermissionError(errno.EPERM, "not to be served")
             argv = _receive(client, files)
-            client.sendall(_BEGUN)
+            client.sendall(_OFFER)
         except (OSError, ValueError, struct.error):
-            client.close()
-            for file in files:
-                os.close(file)
+            _close(client, files)
+            return
+        self._offers[client.fileno()] = client, argv, files
+        self._poll.register(client, select.POLLIN)
+
+    def _begin(self, file: int) -> tuple[list[str], list[int]] | None:
+        """Fork where the offer is taken; what `serve` returns in the fork, None in the parent."""
+        client, argv, files = self._offers.pop(file)
+        try:
+            taken = client.recv(len(_TAKEN)) == _TAKEN
+        except OSError:
+            taken = False
+        if not taken:
+            self._poll.unregister(file)
+            _close(client, files)
             return None
         parent = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:  # too many processes
+            self._poll.unregister(file)
+            with contextlib.suppress(OSError):
+                client.sendall(_STATUS.pack(_NOT_BEGUN))
+            _close(client, files)
+            return None
         if pid == 0:
             self._leave(client, parent)
             return argv, files
-        for file in files:
-            os.close(file)
+        for received in files:
+            os.close(received)
         job = os.pidfd_open(pid)
-        self._jobs[job] = self._clients[client.fileno()] = (client, pid)
+        self._jobs[job] = self._clients[file] = (client, pid)
         self._poll.register(job, select.POLLIN)
-        self._poll.register(client, select.POLLIN)
         return None
 
     def _leave(self, client: socket.socket, parent: int) -> None:
@@ -343,6 +385,8 @@ class _Parent:
         for job, (other, _) in self._jobs.items():
             os.close(job)
             other.close()
+        for waiting, _, files in self._offers.values():
+            _close(waiting, files)
 
     def _hear(self, file: int) -> None:
         """Forward signals that a client sends; kill the job of a client that has died."""
@@ -375,6 +419,13 @@ class _Parent:
             with contextlib.suppress(OSError):  # It died a moment ago.
                 client.sendall(_STATUS.pack(status if status >= 0 else 128 - status))
         client.close()
+
+
+def _close(client: socket.socket, files: list[int]) -> None:
+    """Let go of a client and of its standard files."""
+    client.close()
+    for file in files:
+        os.close(file)
 
 
 def _receive(client: socket.socket, files: list[int]) -> list[str]:

@@ -252,7 +252,9 @@ def test_a_kept_record_is_taken_up_only_if_it_is_this_cells_and_whole(monkeypatc
 
     text = kept.read_text(encoding="utf-8")
     edited = text.replace('"seed": 1', '"seed": 2', 1)
-    for content in (edited, text[: len(text) // 2], ""):
+    forged = {**first, "data": first["data"] | {"kind": "complete"}}
+    forged["digest"] = record.digest(forged)
+    for content in (edited, json.dumps(forged), text[: len(text) // 2], ""):
         assert content != text
         kept.write_text(content, encoding="utf-8")
         with pytest.raises(TrainedError):

@@ -57,8 +57,9 @@ VARIED = PANEL | {"n_attackers": [1], "vary": {"of": "task", "option": "lr", "va
         (("scales", "tiny"), {}, "unknown key scales.tiny; known: paper, quick, reduced"),
         (("protocols", "papers"), {}, "unknown key protocols.papers; did you mean 'paper'?"),
         (("aggregators", "median", "option"), {}, "aggregators.median.option; did you mean 'opti"),
-        ((1,), 2, "config: unknown key 1; known: "),
-        ((*TASK, True), 2, "config: unknown key tasks.mnist_shards.True; known: "),
+        ((1,), 2, "config: 1: the key 1 is no text; put it in quotes"),
+        ((*TASK, True), 2, "config: tasks.mnist_shards.True: the key True is no text"),
+        ((*TASK, "attacks", None), 2, "config: tasks.mnist_shards.attacks.None: the key None is"),
         # wrong values
         (("scale",), "huge", "config: scale: 'huge' is not one of ['quick', 'reduced', 'paper']"),
         (("device",), "gpu", "config: device: 'gpu' is not one of ['auto', 'cpu', 'cuda']"),

@@ -167,7 +167,7 @@ def make_a_folder(path):
         (drop_rounds, "its rounds are not 1 to 10"),
         (change(rounds__2__weights=[0.5, 0.5]), "round 3 has not one weight for each client"),
         (leave_the_digest, "does not match its digest"),
-        (make_a_folder, "Is a directory"),
+        (make_a_folder, "no file"),
     ],
 )
 def test_a_broken_record_is_named_with_its_reason(experiment, breaker, reason):

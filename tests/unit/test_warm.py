@@ -34,6 +34,10 @@ def main():
     verb, action, *rest = sys.argv[1:]
     if action == "status":
         return int(rest[0])
+    if action == "append":
+        with open(rest[0], "a") as stream:
+            print("run", file=stream)
+        print("run")
     if action == "raise":
         raise ValueError(rest[0])
     if action == "die":
@@ -217,6 +221,57 @@ def test_clients_that_come_together_share_a_parent_that_leaves_when_idle(folder)
     assert report(folder, changes={"ANY": "1"})["parent"] != parent
     assert report(folder, umask=0o077)["parent"] != parent
     assert ends(parent)
+
+
+# What a client meets when the machine is busy or is suspended: it is late after its request has
+# been sent, with the answer, or has given up when the answer comes.
+LATE = {
+    "after the request": "socket.send_fds = lambda *a: (send_fds(*a), time.sleep(1))[0]",
+    "with the answer": "Socket.recv = lambda *a: (time.sleep(1), recv(*a))[1]",
+    "for too long": "Socket.recv = lambda *a: (time.sleep(1), recv(*a), late())[1]",
+    "in all": (
+        "Socket.sendall = lambda *a: (time.sleep(1), sendall(*a))[1];"
+        "socket.send_fds = lambda *a: (send_fds(*a), time.sleep(1))[0];"
+        "Socket.recv = lambda *a: (time.sleep(1), recv(*a))[1]"
+    ),
+}
+
+
+@pytest.mark.parametrize("late", LATE)
+def test_no_command_is_run_by_parent_and_client(folder, late):
+    place = folder / "place"  # what is new beside the package is other code, with another parent
+    place.mkdir()
+    parent = report(folder)["parent"]
+    code = (
+        "import runpy, socket, sys, time\n"
+        "class Socket(socket.socket): pass\n"
+        "send_fds, recv, sendall = socket.send_fds, Socket.recv, Socket.sendall\n"
+        "def late(): raise TimeoutError\n"
+        f"socket.socket = Socket\n{LATE[late]}\n"
+        "sys.argv[0] = 'arfl'\n"
+        "runpy.run_module('arfl', run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", code, "train", "append", str(place / "runs")]
+    ran = subprocess.run(
+        command, cwd=folder, env=environment(folder), capture_output=True, timeout=60, check=True
+    )
+    assert report(folder)["parent"] == parent  # which has gone on
+    assert (place / "runs").read_text() == "run\n"
+    assert ran.stdout == b"run\n"
+
+
+def test_a_parent_that_cannot_fork_leaves_the_work_and_the_signals_to_the_client(folder):
+    # As a user who may have no more processes.
+    (folder / "arfl/registry.py").write_text(
+        "import os\n\n\ndef fork():\n    raise BlockingIOError\n\n\n"
+        "os.fork, names = fork, lambda folder: []\n"
+    )
+    assert not is_warm(report(folder))
+    process = start(folder, "wait", str(folder / "pid"))
+    assert started(folder / "pid")[0] == process.pid
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == (b"stopped\n", b"")
+    assert process.returncode == 130
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])

@@ -1,6 +1,7 @@
 """What the workflow plans, and how it answers mistakes, without running anything."""
 
 import ast
+import os
 import shutil
 import subprocess
 import sys
@@ -221,6 +222,34 @@ def test_no_shell_reads_the_folders_name(project):
 def test_a_folder_that_python_cannot_search_is_refused(project):
     moved_into(project, "a:b")
     assert "with ':' in its name: rename" in project.snakemake("-n", check=False)
+
+
+def test_a_home_that_cannot_be_written_is_no_hindrance(project):
+    # Not even root can make a folder in a file.
+    nowhere = {"HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null/cache"}
+    assert "train_cell" in project.snakemake("-n", "--quiet=rules", "figure3", **nowhere)
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="needs setpriv, of util-linux")
+def test_a_folder_that_cannot_be_written_is_one_message(project):
+    project.folder.chmod(0o555)
+    # Root may write everywhere unless it gives up the right to.
+    rights = "-dac_override,-dac_read_search"
+    without = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"]
+    try:
+        result = subprocess.run(
+            [*(without if os.geteuid() == 0 else ()), "snakemake", "-n", "figure3"],
+            cwd=project.folder,
+            env=project.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        project.folder.chmod(0o755)
+    assert result.returncode == 1
+    assert f"cannot write {project.folder}: permission denied; choose a folder" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_seeds_may_be_given_on_the_command_line(project):

@@ -247,6 +247,7 @@ def test_another_mirror_is_looked_into(project, reviews, tmp_path):
 def test_a_home_that_cannot_be_written_is_no_hindrance(copy, finished):
     (copy.folder / CELLS / RECORD).unlink()
     (copy.folder / KEPT / RECORD).unlink()
-    nowhere = {"HOME": "/nonexistent", "XDG_CACHE_HOME": "/nonexistent"}
+    # Not even root can make a folder in a file.
+    nowhere = {"HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null/cache"}
     copy.snakemake("figure3", timeout=600, **nowhere)
     assert copy.results() == finished.results()

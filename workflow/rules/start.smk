@@ -4,16 +4,32 @@
 import fcntl
 import platform
 import subprocess
+import tempfile
 
-from arfl.recheck import move_aside
+from arfl.files import disk_errors
+from arfl.recheck import forget_damaged, move_aside
 
 LOCKS = Path(".snakemake/locks")
 
 
+def check_writable():
+    """Refuse a folder in which nothing can be kept, of which Snakemake would say less."""
+    try:
+        with disk_errors(Path.cwd()):
+            LOCKS.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=LOCKS) as trial:
+                trial.write(bytes(4096))
+                trial.flush()
+    except (UserError, OSError) as error:
+        raise WorkflowError(str(error)) from None
+
+
 def hold_folder():
-    """Hold the folder as long as this process lives; whether no other process holds it."""
+    """Hold the folder as long as this process lives; whether no other process holds it.
+
+    If so, others wait in here until `share_folder`.
+    """
     global HELD
-    LOCKS.parent.mkdir(exist_ok=True)
     HELD = open(LOCKS.parent / "held-by", "a+")
     alone = True
     try:
@@ -27,8 +43,14 @@ def hold_folder():
         HELD.truncate(0)
         HELD.write(platform.node())
         HELD.flush()
-    fcntl.flock(HELD, fcntl.LOCK_SH)
+    if not alone:
+        share_folder()
     return alone
+
+
+def share_folder():
+    """Let others start: they find the folder held."""
+    fcntl.flock(HELD, fcntl.LOCK_SH)
 
 
 def left_in_queue():
@@ -111,6 +133,16 @@ def look_at_records(look_only):
         )
 
 
+def look_at_collected(look_only):
+    """Have what was damaged after it was collected or planned made again, and name it."""
+    try:
+        wrong = forget_damaged(GRID, look_only)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+    for path in wrong:
+        say(f"damaged since it was made: {path}; a run makes it again")
+
+
 def look_at_mirror():
     """Say where a mirror is not looked into, since its data are already prepared."""
     for dataset in sorted({task["data"] for task in GRID.tasks.values()}):
@@ -125,13 +157,14 @@ def look_at_mirror():
 
 
 if workflow.is_main_process:
+    check_writable()
     if on_slurm():
         check_cluster()
         if config["missing_cells"] == "train":
             check_rules()
     try:
         ALONE = hold_folder()
-    except OSError:  # a read-only folder, or a file system without such locks
+    except OSError:  # another user's file, or a file system without such locks
         ALONE = False
     if ALONE and on_slurm() and not DRY_RUN:
         QUEUED = left_in_queue()
@@ -141,13 +174,15 @@ if workflow.is_main_process:
                 f"would be submitted twice: wait for them, or scancel {' '.join(QUEUED)}"
             )
     # Snakemake's locks outlive it where it was killed; nobody holds the folder any more.
-    if ALONE and LOCKS.is_dir():
+    if ALONE:
         for lock in LOCKS.glob("*.lock"):
             lock.unlink(missing_ok=True)
+        share_folder()
     TRAINS = config["missing_cells"] == "train"
     if TRAINS:
         look_at_mirror()
     look_at_records(look_only=DRY_RUN or not ALONE or not TRAINS)
+    look_at_collected(look_only=DRY_RUN or not ALONE)
 
 
 def escape_environments():
