@@ -195,10 +195,11 @@ def _differ(entries: pd.DataFrame, cells: pd.DataFrame, paper_dir: str | Path) -
 
 def _blocks(entries: pd.DataFrame, cells: pd.DataFrame) -> list[Block]:
     """Swept panels: one block per metric, a column per x. Others: a column per metric."""
-    n_clients = cells.n_clients.max()
+    participants = cells.groupby("panel").n_clients.max()
     blocks = []
     for panel, in_panel in entries.groupby("panel", sort=False):
         name, x_name = captions.panel_title(panel), in_panel.x_name.iloc[0]
+        n_clients = participants[panel]
         if not x_name:
             labels = in_panel.metric.map(captions.COLUMN_METRICS)
             blocks.append(_block(name, in_panel.assign(shown=labels)))
