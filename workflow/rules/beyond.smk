@@ -108,6 +108,20 @@ rule beyond_figure:
         " --source {input.collected} --paper {input.paper} --out {output.svg} 2> {log}"
 
 
+rule displacement:
+    """The attack on residual reweighting against the bound, on drawn models."""
+    output:
+        "results/{run}/beyond/adaptive/displacement.csv",
+    log:
+        "logs/{run}/beyond/displacement.log",
+    conda:
+        "../../envs/arfl.yaml"
+    params:
+        code=fingerprint("arfl.studies.displacement", "arfl.attacks.adaptive"),
+    shell:
+        "python -m arfl displacement --out {output} 2> {log}"
+
+
 # By name, as the paper's targets.
 for beyond in GRID.beyond:
 

@@ -172,8 +172,9 @@ def beyond_records(wildcards):
 
 def results_beyond(name):
     """The files that such a target's name asks for: ranks, or a table and a figure."""
-    files = ["ranks.md"] if name == "leaderboard" else ["table.md", "figure.png"]
-    return [f"{RUN}/beyond/{name}/{file}" for file in files]
+    usual = ["table.md", "figure.png"]
+    files = {"leaderboard": ["ranks.md"], "adaptive": [*usual, "displacement.csv"]}
+    return [f"{RUN}/beyond/{name}/{file}" for file in files.get(name, usual)]
 
 
 def target_cells(target):
