@@ -4,7 +4,7 @@
 #   make test-faults  kills and damages on this machine, docs/faults.md; some minutes
 #   make test-slurm   the same on a SLURM started for it; needs root, else skipped with the reason
 #   make figures  the environment, then tables, figures and report from the committed records, and
-#                 docs/findings.md with the README's figure and table
+#                 docs/findings.md with the README's figure and table, and docs/beyond.md
 #   make docs     the documentation as a site, in site/
 # Others: env, lint, clean-env.
 
@@ -34,6 +34,8 @@ figures: env
 	  --out results/from-records
 	@$(RUN) python -m arfl findings --runs $(wildcard records/*/) --paper workflow/resources/paper \
 	  --out docs/findings.md --picture docs/figures/figure3.svg --page README.md
+	@$(RUN) python -m arfl beyond --runs $(wildcard records/*/beyond/) \
+	  --paper workflow/resources/paper --out docs/beyond.md --pictures docs/figures
 
 # In an environment of its own: mkdocs is no part of what records are made with.
 docs: env

@@ -1,8 +1,9 @@
 """Residual reweighting in Flower: ten clients on scikit-learn digits; two of them flip labels.
 
-Needs flwr 1.42 or newer with its simulation, and this package::
+Needs flwr 1.42 or newer with its simulation, and this package, in an environment of their own; in
+this repository's folder::
 
-    pip install "flwr[simulation]" "arfl[flower]" scikit-learn
+    pip install ".[flower]" "flwr[simulation]" scikit-learn
     python examples/flower_app.py                          # or fedavg, median, foolsgold, ...
     python examples/flower_app.py residual_reweighting delta=0.01
 """

@@ -180,6 +180,11 @@ def _parser() -> argparse.ArgumentParser:
     add = verb("theory", _theory, "Simulate Equation 14's one-parameter model.").add_argument
     add("--out", type=Path, required=True, help=".csv file")
 
+    add = verb(
+        "displacement", _displacement, "Attack residual reweighting on drawn models."
+    ).add_argument
+    add("--out", type=Path, required=True, help=".csv file")
+
     add = verb("trigger", _trigger, "Figure 5's image, with and without the trigger.").add_argument
     add("--data", type=Path, required=True, help="meta.json of prepared images")
     add("--options", type=_json_object, required=True, help="JSON object: the backdoor's")
@@ -228,6 +233,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help=".md file")
     add("--picture", type=Path, required=True, help=".svg file")
     add("--page", type=Path, help=".md file whose block of findings is replaced")
+
+    add = verb("beyond", _beyond, "What the kept records beyond the paper say.").add_argument
+    add("--runs", type=Path, nargs="+", required=True, help="folders records/<run>/beyond")
+    add("--paper", type=Path, required=True, help="folder of the paper's numbers")
+    add("--out", type=Path, required=True, help=".md file")
+    add("--pictures", type=Path, required=True, help="folder for .svg files")
     return parser
 
 
@@ -471,6 +482,12 @@ def _theory(out: Path) -> None:
     _write_columns(out, theory.simulate())
 
 
+def _displacement(out: Path) -> None:
+    from arfl.studies import displacement
+
+    _write_columns(out, displacement.displacements())
+
+
 def _trigger(data: Path, options: dict, out: Path) -> None:
     from arfl.studies import trigger
 
@@ -513,3 +530,9 @@ def _findings(runs: list[Path], paper: Path, out: Path, picture: Path, page: Pat
     from arfl.reporting import findings
 
     findings.write(runs, paper, out, picture, page)
+
+
+def _beyond(runs: list[Path], paper: Path, out: Path, pictures: Path) -> None:
+    from arfl.reporting import beyond
+
+    beyond.write(runs, paper, out, pictures)

@@ -68,6 +68,34 @@ def test_the_mean_is_fedavg_and_withstands_nobody(tmp_path):
     assert found["breakdown"] == ("--", "withstands 0 of 10 clients far off")
 
 
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        ("1000 + models[0]", "leaves the clients' range with nobody far off"),
+        ("models.amax(0)", "withstands 0 of 10 clients far off"),
+        ("models[-1]", "withstands 9 of 10 clients far off"),
+    ],
+)
+def test_how_many_outliers_a_rule_withstands(tmp_path, result, told):
+    found = lines(tmp_path, f"def rule(models):\n    return {result}\n")
+    assert found["breakdown"] == ("--", told)
+
+
+def test_an_exception_of_the_file_itself_is_a_finding(tmp_path):
+    text = """
+class Odd(Exception):
+    pass
+
+def rule(models):
+    if len(models) < 3:
+        raise Odd("too few")
+    return models.mean(0)
+"""
+    found = lines(tmp_path, text)
+    assert found["K = 2"] == ("NO", "Odd: too few")
+    assert found["K = 3"] == ("ok", "")
+
+
 def test_our_own_rule_passes_every_check(tmp_path):
     text = "from arfl.aggregators import median as _m\ndef rule(models):\n    return _m(models)\n"
     found = lines(tmp_path, text)
@@ -82,6 +110,11 @@ def test_our_own_rule_passes_every_check(tmp_path):
         (MEAN + MEAN.replace("mean(m", "other(m"), {}, "name one .* --function: mean, other"),
         ("import nothing_of_this_name", {}, "cannot be imported: ModuleNotFoundError"),
         ("def f(:", {}, "cannot be imported: SyntaxError"),
+        (
+            "import numpy\n\ndef mean(models):\n    return numpy.mean(models, axis=0)\n",
+            {},
+            r"mean takes no \(K, N\) tensor of any size; TypeError: mean\(\) got an unexpected",
+        ),
     ],
 )
 def test_mistakes_are_one_message(tmp_path, text, options, message):

@@ -1,14 +1,16 @@
 """The studies against closed forms, limits and the rates that the theorem states."""
 
 import math
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from arfl.aggregators import residual_reweighting
 from arfl.errors import UserError
-from arfl.studies import confidence, theory
+from arfl.studies import confidence, displacement, theory
 
 
 def test_confidence_curve_has_the_zones_of_figure_2():
@@ -80,3 +82,28 @@ def test_theory_refuses_values_out_of_range():
         theory.simulate(corruption=[0.5])
     with pytest.raises(UserError, match="attack"):
         theory.simulate(attack="near")
+
+
+def test_displacement_with_many_attackers_exceeds_the_one_parameter_models():
+    made = displacement.displacements([(10, 2), (10, 4)], (0.01, 0.1), n_parameters=64, n_draws=2)
+    assert made["n_clients"] == [10] * 4
+    assert made["bound"] == pytest.approx([1 / (d * math.sqrt(10)) for d in made["delta"]])
+    for most, moved, model in zip(
+        made["moved_most"], made["moved"], made["one_parameter"], strict=True
+    ):
+        assert most > moved
+        assert most > model
+    assert all(0 < weight < 0.5 for weight in made["weight"])
+    again = displacement.displacements([(10, 2)], (0.01,), n_parameters=64, n_draws=2)
+    assert again["moved_most"][0] == made["moved_most"][0]
+
+
+def test_the_committed_displacements_are_what_the_study_gives():
+    path = Path(__file__).parents[2] / "records/reduced/beyond/displacement.csv"
+    committed = pd.read_csv(path)
+    made = pd.DataFrame(displacement.displacements([(10, 1)]))
+    expected = committed[(committed.n_clients == 10) & (committed.n_attackers == 1)]
+    pd.testing.assert_frame_equal(made, expected.reset_index(drop=True), rtol=1e-4)
+    assert list(zip(committed.n_clients, committed.n_attackers, strict=True))[::2] == [
+        *displacement.COMBINATIONS
+    ]

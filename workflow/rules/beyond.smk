@@ -62,10 +62,72 @@ rule ranks:
         "python -m arfl leaderboard --cells {input.cells} --out {output.csv} 2> {log}"
 
 
-if "leaderboard" in GRID.beyond:
+rule beyond_table:
+    """Such a target's numbers: CSV, Markdown, LaTeX and JSON."""
+    input:
+        plan="results/{run}/beyond/plan.json",
+        collected="results/{run}/beyond/{beyond}/collected.json",
+        cells="results/{run}/beyond/{beyond}/cells.csv",
+        paper=PAPER,
+    output:
+        csv="results/{run}/beyond/{beyond}/table.csv",
+        markdown="results/{run}/beyond/{beyond}/table.md",
+        latex="results/{run}/beyond/{beyond}/table.tex",
+        laid_out="results/{run}/beyond/{beyond}/table.json",
+    log:
+        "logs/{run}/beyond/table/{beyond}.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        code=fingerprint("arfl.reporting.tables"),
+    shell:
+        "python -m arfl table --plan {input.plan} --target {wildcards.beyond}"
+        " --collected {input.collected} --paper {input.paper} --out {output.csv} 2> {log}"
 
-    rule leaderboard:
-        """Train what the leaderboard lacks, and rank."""
+
+rule beyond_figure:
+    """Such a target's figure, as SVG, PNG and PDF, and its words."""
+    input:
+        plan="results/{run}/beyond/plan.json",
+        collected="results/{run}/beyond/{beyond}/collected.json",
+        cells="results/{run}/beyond/{beyond}/cells.csv",
+        paper=PAPER,
+    output:
+        svg="results/{run}/beyond/{beyond}/figure.svg",
+        png="results/{run}/beyond/{beyond}/figure.png",
+        pdf="results/{run}/beyond/{beyond}/figure.pdf",
+        words="results/{run}/beyond/{beyond}/figure.json",
+    log:
+        "logs/{run}/beyond/figure/{beyond}.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        code=fingerprint("arfl.reporting.figures"),
+    shell:
+        "python -m arfl figure --plan {input.plan} --target {wildcards.beyond}"
+        " --source {input.collected} --paper {input.paper} --out {output.svg} 2> {log}"
+
+
+rule displacement:
+    """The attack on residual reweighting against the bound, on drawn models."""
+    output:
+        "results/{run}/beyond/adaptive/displacement.csv",
+    log:
+        "logs/{run}/beyond/displacement.log",
+    conda:
+        "../../envs/arfl.yaml"
+    params:
+        code=fingerprint("arfl.studies.displacement", "arfl.attacks.adaptive"),
+    shell:
+        "python -m arfl displacement --out {output} 2> {log}"
+
+
+# By name, as the paper's targets.
+for beyond in GRID.beyond:
+
+    rule:
+        name:
+            beyond
         input:
-            f"{RUN}/beyond/leaderboard/ranks.md",
+            results_beyond(beyond),
         localrule: True

@@ -170,6 +170,13 @@ def beyond_records(wildcards):
     return existing_records(point.cell for point in GRID.beyond[wildcards.beyond])
 
 
+def results_beyond(name):
+    """The files that such a target's name asks for: ranks, or a table and a figure."""
+    usual = ["table.md", "figure.png"]
+    files = {"leaderboard": ["ranks.md"], "adaptive": [*usual, "displacement.csv"]}
+    return [f"{RUN}/beyond/{name}/{file}" for file in files.get(name, usual)]
+
+
 def target_cells(target):
     """The cells of a target, or of all."""
     if target == ALL:

@@ -79,7 +79,8 @@ def _by_attack(scored: pd.DataFrame) -> pd.DataFrame:
     return scored.groupby(["aggregator", "attack"], sort=False).score.mean().unstack()
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """A score in percent, or what stands for it."""
     if pd.isna(value):
         return "–"
     return "diverged" if value == float("-inf") else f"{100 * value:.1f}"
@@ -91,12 +92,12 @@ def _whole(low: float, high: float) -> str:
     return f"{low:.0f}" if low == high else f"{low:.0f} to {high:.0f}"
 
 
-def markdown(table: pd.DataFrame, source: str) -> str:
+def markdown(table: pd.DataFrame, words: str) -> str:
     """The ranks as GitHub-flavoured Markdown; scores in percent, times in milliseconds."""
     lines = [
         "# Leaderboard",
         "",
-        f"{source} A score is the accuracy or, if lower, the share of cases in which the attack "
+        f"{words} A score is the accuracy or, if lower, the share of cases in which the attack "
         "failed, in percent; the worst case is the lowest over the attacks, averaged over the "
         "seeds, with the lowest and highest seed in brackets.",
         "",
@@ -104,20 +105,20 @@ def markdown(table: pd.DataFrame, source: str) -> str:
         "|--:|--:|---|--:|---|--:|--:|--:|",
     ]
     for row in table.itertuples():
-        worst = _percent(row.worst)
+        worst = percent(row.worst)
         if row.n_seeds > 1:
-            worst += f" ({_percent(row.worst_low)} to {_percent(row.worst_high)})"
+            worst += f" ({percent(row.worst_low)} to {percent(row.worst_high)})"
         rank = "–" if pd.isna(row.rank) else f"{row.rank:.0f}"
         time = "–" if pd.isna(row.seconds_per_round) else f"{1000 * row.seconds_per_round:.1f}"
         attack = "–" if pd.isna(row.worst_attack) else row.worst_attack
         lines.append(
             f"| {rank} | {_whole(row.rank_low, row.rank_high)} | {row.label} | {worst} | {attack} "
-            f"| {_percent(row.mean)} | {time} | {row.n_seeds} |"
+            f"| {percent(row.mean)} | {time} | {row.n_seeds} |"
         )
     return "\n".join(lines) + "\n"
 
 
-def heat_map(scored: pd.DataFrame, table: pd.DataFrame, source: str) -> Figure:
+def heat_map(scored: pd.DataFrame, table: pd.DataFrame, words: str) -> Figure:
     """Rules, best first, against their worst case and the attacks, most harmful first."""
     means = _by_attack(scored)
     finite = means.replace(float("-inf"), 0)
@@ -139,18 +140,19 @@ def heat_map(scored: pd.DataFrame, table: pd.DataFrame, source: str) -> Figure:
         for column, value in enumerate(values):
             dark = value < 0.55
             axis.text(
-                column, row, _percent(value), ha="center", va="center", fontsize=8,
+                column, row, percent(value), ha="center", va="center", fontsize=8,
                 color="white" if dark else "black", fontweight="bold" if column == 0 else None,
             )  # fmt: skip
     axis.axvline(0.5, color="white", linewidth=4)
     figure.colorbar(image, ax=axis, label="score", shrink=0.8)
-    figure.supxlabel(source, x=0.01, ha="left", fontsize=7.5, color="#555555", wrap=True)
+    figure.supxlabel(words, x=0.01, ha="left", fontsize=7.5, color="#555555", wrap=True)
     return figure
 
 
-def _source(cells: pd.DataFrame) -> str:
+def source(cells: pd.DataFrame) -> str:
+    """Which data and scale a target's cells are of, and how many are missing."""
     trained = cells.state.isin(["done", "diverged"])
-    notes = ", ".join(sorted(cells.data_note.dropna().unique())) or "no data yet"
+    notes = ", ".join(sorted(cells.data_note[trained].dropna().unique())) or "no data yet"
     lacking = "" if trained.all() else f" {(~trained).sum()} of {len(cells)} cells are missing."
     return f"Scale {cells.scale.iloc[0]}; {notes}; {cells.seed.nunique()} seeds.{lacking}"
 
@@ -174,10 +176,10 @@ def write(cells_path: str | Path, out: str | Path) -> None:
     if lacking or cells.empty:
         raise UserError(f"{cells_path}: no cells, or columns missing: {', '.join(lacking)}")
     scored = scores(cells)
-    table, source, out = ranks(scored), _source(cells), Path(out)
+    table, words, out = ranks(scored), source(cells), Path(out)
     write_text(out / "ranks.csv", table.to_csv(lineterminator="\n"))
-    write_text(out / "ranks.md", markdown(table, source))
-    figure = heat_map(scored, table, source)
+    write_text(out / "ranks.md", markdown(table, words))
+    figure = heat_map(scored, table, words)
     for extension, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
         with atomic_path(out / f"heatmap.{extension}") as path:
             figure.savefig(path, dpi=160, metadata=metadata, format=extension)

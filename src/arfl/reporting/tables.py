@@ -79,7 +79,13 @@ def write(
 
         readings.write([manifest], paper_dir, out_prefix)
         return
-    cells = Collected(manifest).cells
+    save(*laid_out(Collected(manifest).cells, target, paper_dir), out_prefix)
+
+
+def laid_out(
+    cells: pd.DataFrame, target: Target, paper_dir: str | Path
+) -> tuple[pd.DataFrame, Table]:
+    """The tidy entries of a target's collected cells, and its table."""
     if target.plot == "timing":
         entries, blocks, rule = compare.timing(cells), [_timing_block(cells)], compare.TIMING
     else:
@@ -87,8 +93,7 @@ def write(
         entries = compare.compare(cells, numbers, target.averaged)
         blocks, rule = _blocks(entries, cells), _rule(entries, cells)
     notes = _differ(entries, cells, paper_dir) + broken(cells)
-    table = Table(target.name, target.title, rule, captions.caption(cells), blocks, notes)
-    save(entries, table, out_prefix)
+    return entries, Table(target.name, target.title, rule, captions.caption(cells), blocks, notes)
 
 
 def save(entries: pd.DataFrame, table: Table, out_prefix: str | Path) -> None:
@@ -104,13 +109,18 @@ def markdown(table: Table) -> str:
     lines = [f"# {table.title}", "", f"{table.source} {table.caption}", ""]
     for block in table.blocks:
         lines += [f"## {block.heading}", ""] if block.heading else []
-        lines.append("| | | " + " | ".join(block.columns) + " |")
-        lines.append("|---|---|" + "--:|" * len(block.columns))
-        for subject, row in _first_subject(block.rows):
-            lines.append(f"| {subject} | {row.kind} | " + " | ".join(row.entries) + " |")
-        lines.append("")
+        lines += [*markdown_block(block), ""]
     lines += [f"- {note}" for note in table.notes]
     return "\n".join(lines) + "\n"
+
+
+def markdown_block(block: Block) -> list[str]:
+    """The lines of a block as GitHub-flavoured Markdown, without its heading."""
+    lines = ["| | | " + " | ".join(block.columns) + " |"]
+    lines.append("|---|---|" + "--:|" * len(block.columns))
+    for subject, row in _first_subject(block.rows):
+        lines.append(f"| {subject} | {row.kind} | " + " | ".join(row.entries) + " |")
+    return lines
 
 
 def latex(table: Table) -> str:
@@ -195,10 +205,11 @@ def _differ(entries: pd.DataFrame, cells: pd.DataFrame, paper_dir: str | Path) -
 
 def _blocks(entries: pd.DataFrame, cells: pd.DataFrame) -> list[Block]:
     """Swept panels: one block per metric, a column per x. Others: a column per metric."""
-    n_clients = cells.n_clients.max()
+    participants = cells.groupby("panel").n_clients.max()
     blocks = []
     for panel, in_panel in entries.groupby("panel", sort=False):
         name, x_name = captions.panel_title(panel), in_panel.x_name.iloc[0]
+        n_clients = participants[panel]
         if not x_name:
             labels = in_panel.metric.map(captions.COLUMN_METRICS)
             blocks.append(_block(name, in_panel.assign(shown=labels)))

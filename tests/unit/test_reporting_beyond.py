@@ -1,0 +1,124 @@
+"""The page beyond the paper: from the committed records, and from small ones made here."""
+
+import json
+import lzma
+import shutil
+import statistics
+from pathlib import Path
+
+import pytest
+
+from arfl.cli import main
+from arfl.errors import UserError
+from arfl.reporting import beyond, collect
+from arfl.reporting.frames import Collected
+
+ROOT = Path(__file__).parents[2]
+PAPER = ROOT / "workflow" / "resources" / "paper"
+RUNS = sorted((ROOT / "records").glob("*/beyond"))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The committed records' page, made again."""
+    folder = tmp_path_factory.mktemp("beyond")
+    out = folder / "docs" / "beyond.md"
+    arguments = ["--runs", *map(str, RUNS), "--paper", str(PAPER), "--out", str(out)]
+    assert main(["beyond", *arguments, "--pictures", str(out.parent / "figures")]) == 0
+    return out
+
+
+def test_the_committed_page_is_what_the_committed_records_give(written):
+    committed = (ROOT / "docs/beyond.md").read_text(encoding="utf-8")
+    assert written.read_text(encoding="utf-8") == committed, (
+        "run `make figures` and commit what it changes"
+    )
+    assert " nan" not in committed
+
+
+def records(run):
+    """Every record of a run, read by the standard library alone."""
+    lines = [
+        line
+        for path in sorted(run.glob("*.jsonl.xz"))
+        for line in lzma.decompress(path.read_bytes()).decode().splitlines()
+    ]
+    return {content["cell"]["id"]: content for content in map(json.loads, lines)}
+
+
+def of_ten_attacked_by_one(run):
+    return [
+        content
+        for name, content in records(run).items()
+        if name.startswith("mnist_dirichlet/adaptive/attackers-1/residual_reweighting/")
+    ]
+
+
+def test_accuracy_and_weight_are_those_of_the_records(written):
+    found = of_ten_attacked_by_one(ROOT / "records/reduced/beyond")
+    assert len(found) == 3
+    accuracies = [100 * content["rounds"][-1]["accuracy"] for content in found]
+    told = f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f}"
+    weights = []
+    for content in found:
+        (attacker,) = content["clients"]["attackers"]
+        weights.append(
+            statistics.mean(
+                entry["weights"][entry["clients"].index(attacker)] for entry in content["rounds"]
+            )
+        )
+    weight = f"{100 * statistics.mean(weights):.1f}"
+    lines = written.read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("### dirichlet"))
+    rows = [line.split(" | ") for line in lines[start:] if line.startswith("|")]
+    measured = next(row for row in rows if row[0] == "| Ours")
+    assert measured[3] == told
+    assert next(row for row in rows if "weight of all attackers" in row)[3] == weight
+
+
+def test_committed_records_are_of_clean_commits_and_of_the_plan():
+    for run in RUNS:
+        plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
+        planned = {row["cell"]["id"] for rows in plan["targets"].values() for row in rows}
+        for name, content in records(run).items():
+            assert content["provenance"]["dirty"] is False
+            assert name in planned
+
+
+def test_ranks_are_shown_once_a_rule_has_met_every_attack(tmp_path):
+    run = ROOT / "records/reduced/beyond"
+    shutil.copytree(run, tmp_path / "run")
+    plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
+    have = records(run)
+    rows = plan["targets"]["adaptive"]
+    whole = [row for row in rows if row["panel"] == "dirichlet" and row["x"] in (0, 1)]
+    plan["targets"] = {
+        "leaderboard": [
+            row | {"panel": {0: "none", 1: "adaptive"}[row["x"]], "x": None, "x_name": None}
+            for row in whole
+            if row["cell"]["id"] in have
+        ]
+    }
+    (tmp_path / "run" / "plan.json").write_text(json.dumps(plan))
+    out = tmp_path / "page.md"
+    beyond.write([tmp_path / "run"], PAPER, out, tmp_path / "figures")
+    text = out.read_text(encoding="utf-8")
+    assert "](figures/leaderboard-reduced.svg)" in text
+    assert (tmp_path / "figures" / "leaderboard-reduced.svg").stat().st_size > 5000
+    assert "| 1 | 1 | Median | 96" in text
+    assert "| FedAvg | diverged" in text
+
+
+def test_weights_are_summed_over_the_attackers(tmp_path):
+    run = ROOT / "records/reduced/beyond"
+    manifest = tmp_path / "collected.json"
+    packed = {name: json.dumps(content) for name, content in records(run).items()}
+    collect.collect(run / "plan.json", "adaptive", manifest, packed)
+    given = beyond.attackers_weight(Collected(manifest))["dirichlet"]
+    assert given["0"] == 0
+    assert 0 < given["1"] < given["2"] < 1
+
+
+def test_nothing_kept_is_one_message(tmp_path):
+    with pytest.raises(UserError, match="no folder with packed records"):
+        beyond.write([tmp_path], PAPER, tmp_path / "b.md", tmp_path)
