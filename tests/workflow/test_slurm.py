@@ -5,6 +5,7 @@ fault is compared with an undisturbed run without SLURM: the same records but fo
 provenance, and no record that was finished before the fault trained a second time.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -141,6 +142,11 @@ def on_slurm(project):
         if process.poll() is None:
             process.kill()
             process.wait()
+    # On a node that is only pretended to be lost, jobs may live on.
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if Path(os.readlink(process / "cwd")) == project.folder:
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def printed(project):
