@@ -76,6 +76,19 @@ def test_accuracy_and_weight_are_those_of_the_records(written):
     assert next(row for row in rows if "weight of all attackers" in row)[3] == weight
 
 
+def test_the_records_bear_out_what_the_readme_says():
+    assert "two such attackers\nare enough against" in (ROOT / "README.md").read_text()
+    last = {
+        name: content["rounds"][-1]["accuracy"] if content["diverged"] is None else 0.0
+        for name, content in records(ROOT / "records/reduced/beyond").items()
+        if name.startswith("mnist_dirichlet/adaptive/")
+    }
+    attacked = [last[name] for name in last if "attackers-2/residual_reweighting" in name]
+    withstood = [last[name] for name in last if "attackers-4/median" in name]
+    assert len(attacked) == len(withstood) == 3
+    assert max(attacked) < 0.2 < 0.9 < min(withstood)
+
+
 def test_committed_records_are_of_clean_commits_and_of_the_plan():
     for run in RUNS:
         plan = json.loads((run / "plan.json").read_text(encoding="utf-8"))
