@@ -23,9 +23,7 @@ try:
     from flwr.app import Array, ArrayRecord, Message, MetricRecord
     from flwr.serverapp.strategy import FedAvg
 except ImportError as error:
-    raise UserError(
-        f"arfl.flower needs flwr 1.42 or newer: pip install 'arfl[flower]' ({error})"
-    ) from None
+    raise UserError(f"arfl.flower needs flwr: pip install 'flwr>=1.42' ({error})") from None
 
 _OWN = (
     "fraction_train", "fraction_evaluate", "min_train_nodes", "min_evaluate_nodes",

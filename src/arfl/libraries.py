@@ -43,7 +43,7 @@ def classes(library: str) -> tuple[str, ...]:
     """
     folder = folder_of(library)
     if folder is None:
-        raise UserError(f"{library} is not installed: pip install 'arfl[{library}]'")
+        raise UserError(f"{library} is not installed: pip install {library}")
     found = []
     for name in _FILES[library]:
         tree = ast.parse(folder.joinpath(name).read_text(encoding="utf-8"))

@@ -8,5 +8,5 @@ from arfl.aggregators import _byzfl
 def part(name):
     """The module ``byzfl.<name>``."""
     if not _byzfl.installed():
-        pytest.skip("byzfl is not installed: pip install 'arfl[byzfl]'")
+        pytest.skip("byzfl is not installed: pip install byzfl")
     return _byzfl.load(name)

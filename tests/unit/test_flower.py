@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-flwr = pytest.importorskip("flwr", reason="flwr is not installed: pip install 'arfl[flower]'")
+flwr = pytest.importorskip("flwr", reason="flwr is not installed: pip install 'flwr>=1.42'")
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict  # noqa: E402
 

@@ -20,6 +20,8 @@ from arfl.reporting.frames import MANIFEST, Collected, read_csv, x_text
 LEADERBOARD, ADAPTIVE = "leaderboard", "adaptive"
 ATTACKED = "residual_reweighting"
 STUDY = "displacement.csv"
+_SCALES = ("paper", "reduced", "quick")
+"""The most telling first."""
 _STUDIED = (
     "n_clients", "n_attackers", "delta", "weight", "moved_most", "moved", "one_parameter", "bound",
 )  # fmt: skip
@@ -45,6 +47,7 @@ def write(
     """
     folders = sorted(map(Path, runs))
     kept = [folder for folder in folders if batches.paths(folder)]
+    kept.sort(key=lambda folder: _SCALES.index(read_json(folder / "plan.json")["scale"]))
     if not kept:
         raise UserError(f"no folder with packed records ({batches.SUFFIX}) of these targets")
     ranked, attacked = [], []
@@ -61,8 +64,9 @@ def write(
         "",
         "<!-- Written from records by `python -m arfl beyond` (`make figures`). -->",
         "",
-        "Rules and attacks that the paper does not have, on its MNIST. Nothing here is compared "
-        "with a printed number; [extending.md](extending.md) says how a rule or attack is added.",
+        "Rules and attacks that the paper does not have, on its MNIST experiments; at scale quick "
+        "on stand-ins. Nothing here is compared with a printed number. How a rule or an attack is "
+        "added is in [extending.md](extending.md).",
         "",
         "## Rules by their worst case",
         "",

@@ -99,7 +99,9 @@ def markdown(table: pd.DataFrame, words: str) -> str:
         "",
         f"{words} A score is the accuracy or, if lower, the share of cases in which the attack "
         "failed, in percent; the worst case is the lowest over the attacks, averaged over the "
-        "seeds, with the lowest and highest seed in brackets.",
+        "seeds, with the lowest and highest seed in brackets. Rules of byzfl that take a number of "
+        "attackers are told the true one. Times are those of aggregating alone, as measured in the "
+        "jobs: they are longer where others ran beside.",
         "",
         "| rank | over seeds | rule | worst case | by | mean | ms per round | seeds |",
         "|--:|--:|---|--:|---|--:|--:|--:|",
