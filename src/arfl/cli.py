@@ -156,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = verb("plan", _plan, "Write down which cells each target needs.").add_argument
     add("--config", type=_json_object, required=True, help="JSON object, see config.yaml")
-    add("--assumptions", type=Path, required=True, help="CSV: key, reason")
+    add("--assumptions", type=Path, required=True, help="CSV: key, tasks, reason")
     add("--beyond", action="store_true", help="the targets beyond the paper instead")
     add("--out", type=Path, required=True, help=".json file")
 
@@ -410,7 +410,7 @@ def _plan(config: dict, assumptions: Path, beyond: bool, out: Path) -> None:
     from arfl.reporting.frames import read_csv
 
     grid = Grid(config)
-    reasons = read_csv(assumptions, ("key", "reason")).to_dict("records")
+    reasons = read_csv(assumptions, ("key", "tasks", "reason")).fillna("").to_dict("records")
     # A user's configuration need not have every task and aggregator of ours.
     assumed = [row | {"value": grid.value(row["key"])} for row in reasons if grid.has(row["key"])]
     write_json(out, grid.plan(beyond) | {"assumptions": assumed})

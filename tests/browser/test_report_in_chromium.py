@@ -70,6 +70,8 @@ addEventListener("load", () => {
 def page(tmp_path_factory):
     """A report on invented records, one of them missing."""
     experiment = Experiment(tmp_path_factory.mktemp("report"), targets=("figure3", "table3"))
+    # A title that is wider than a phone.
+    experiment.targets["backdoors_by_the_scale_of_the_model"] = experiment.targets["table3"]
     experiment.write()
     experiment.path("mnist_shards/label_flip/attackers-1/median/seed-2").unlink()
     batches.pack(experiment.run_dir / "cells", experiment.run_dir)

@@ -317,6 +317,79 @@ def test_a_setting_that_the_text_leaves_open_makes_a_reading(tmp_path):
     assert "lr_factor is 10 in some cells only, not 1 in all" in claim.reason
 
 
+def test_what_the_text_states_for_a_task_is_open_for_others_only(tmp_path):
+    key = "attacks.label_flip.training.lr_factor"
+    for tasks, under, reason in (
+        (["cifar10_dirichlet"], f"{key} = 10", ""),
+        (["mnist_shards"], "", f"{key} is 10, not 1 as in the paper"),
+    ):
+        experiment = table1(tmp_path / tasks[0])
+        original = experiment._attack_settings
+        experiment._attack_settings = lambda cell, original=original: (
+            (settings := original(cell)) and settings | {"training": {"lr_factor": 10}}
+        )
+        folder = papers(experiment.folder)
+        content = json.loads((folder / "experiment.json").read_text())
+        content["silent"][key] = tasks
+        (folder / "experiment.json").write_text(json.dumps(content))
+        experiment.write()
+        out = experiment.run_dir / "collected" / "table1" / "collected.json"
+        collect.collect(experiment.plan_path, "table1", out)
+        found = claims.ledger({"table1": frames.Collected(out)}, folder)
+        claim = next(f for f in found if f.id == "cifar10-flip-best-average")
+        assert (claim.under, claim.reason) == (under, reason)
+        assert (claim.verdict == "undecided") == bool(reason)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "dropped", "reason"),
+    [
+        # One rule has two seeds where the others have three.
+        ((1, 2, 3), {"median": (3,)}, "2 to 3 seeds a point, 3 are needed"),
+        # Three seeds each, two of them in common.
+        (
+            (1, 2, 3, 4),
+            {rule: (1,) if rule == "median" else (4,) for rule in AGGREGATORS},
+            "not all points are planned with the same seeds",
+        ),
+    ],
+)
+def test_every_point_needs_three_seeds_and_the_same(tmp_path, seeds, dropped, reason):
+    experiment = table1(tmp_path, seeds=seeds)
+    experiment.targets["table1"] = [
+        row
+        for row in experiment.targets["table1"]
+        if row["cell"]["seed"] not in dropped.get(row["cell"]["aggregator"], ())
+    ]
+    claim = decided(experiment)
+    assert (claim.verdict, claim.at_hand) == ("undecided", "holds")
+    assert reason in claim.reason
+
+
+def test_a_model_that_lost_its_task_is_not_defended(tmp_path):
+    verdicts = {}
+    for level in (0.93, 0.10):
+        experiment = Experiment(
+            tmp_path / str(level), scale="paper", noise=0.0005, n_rounds=2, targets=("table3",),
+            accuracy=flat(LEVELS | {"residual_reweighting": level}),
+        )  # fmt: skip
+        verdicts[level] = decided(experiment, "cifar10-naive-only-defence", "table3")
+    assert verdicts[0.93].verdict == "reproduced"
+    assert verdicts[0.10].verdict == "not reproduced"
+    assert verdicts[0.10].subject.startswith("accuracy of residual reweighting")
+    assert verdicts[0.10].claimed == "above 50.00 %"
+
+
+def test_a_model_that_an_attack_destroyed_was_not_robust(tmp_path):
+    experiment = Experiment(tmp_path, scale="paper", noise=0.0005, n_rounds=2, targets=("table3",),
+                            accuracy=flat(LEVELS | {"fedavg": 0.1}))  # fmt: skip
+    experiment.write()
+    for path in (tmp_path / "results").rglob("fedavg/seed-*.json"):
+        rewrite(path, lambda r: r["rounds"][-1].update(attack_success_rate=0.0))
+    claim = decided(experiment, "mnist-backdoors-others-not-robust", "table3")
+    assert claim.verdict == "reproduced"
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -325,6 +398,7 @@ def test_a_setting_that_the_text_leaves_open_makes_a_reading(tmp_path):
         ({"dirty": True}, "15 cells trained from no commit or with local changes"),
         ({"commit": None, "dirty": None}, "trained from no commit"),
         ({"device_name": "another machine"}, "2 devices are mixed"),
+        ({"device": "cuda"}, "2 devices are mixed"),
         ({"libraries": {"torch": "2.6.0"}}, "2 sets of libraries are mixed"),
         ({"python": "3.13.1"}, "2 sets of libraries are mixed"),
         ({"backends": {"training": "lanes", "aggregation": "numba"}}, "2 backends are mixed"),

@@ -157,6 +157,7 @@ def make_a_folder(path):
             change(rounds__3__attack_success_rate=1.5),
             "rounds.3.attack_success_rate: 1.5 is greater",
         ),
+        (change(seeds__noise=1), "its random streams are not those of seed"),
         (change(settings__scale="paper"), "scale is 'paper'"),
         (change(settings__task__epochs=5), "its task.epochs is 5, not 2 as planned"),
         (change(settings__task__lr=0.1), "its task.lr is 0.1, not None as planned"),

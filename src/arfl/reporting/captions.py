@@ -103,20 +103,30 @@ def warning(cells: pd.DataFrame) -> str:
     Whether they are, setting by setting, is the business of `arfl.reporting.evidence`.
     """
     reasons = [f"scale {scale}" for scale in cells.scale.unique() if scale != "paper"]
-    reasons += [f"protocol {p}" for p in cells.protocol.unique() if p != "paper"]
+    protocols = [f"protocol {p}" for p in cells.protocol.unique() if p != "paper"]
     kinds = sorted(set(trained(cells).data_kind) - {"complete"})
     reasons += [f"{kind} data" for kind in kinds]
-    if not reasons:
-        return ""
-    return (
-        f"Not the paper's experiment ({', '.join(reasons)}): "
-        "the shape may be compared, the numbers not."
-    )
+    if reasons:
+        return (
+            f"Not the paper's experiment ({', '.join(reasons + protocols)}): "
+            "the shape may be compared, the numbers not."
+        )
+    if protocols:
+        return (
+            f"Not the paper's text ({', '.join(protocols)}): a difference from the printed numbers "
+            "is that of this reading."
+        )
+    return ""
 
 
 def comparable(cells: pd.DataFrame) -> bool:
     """Whether a difference from the paper's number says anything: real data at its scale."""
     return (cells.scale == "paper").all() and (trained(cells).data_kind == "complete").all()
+
+
+def on_stand_ins(cells: pd.DataFrame) -> bool:
+    """Whether some cells were trained on data that only stand in for the paper's."""
+    return bool((~trained(cells).data_kind.isin(["complete", "sample"])).any())
 
 
 def mixed_versions(cells: pd.DataFrame) -> str:

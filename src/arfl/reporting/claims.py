@@ -47,6 +47,7 @@ VERIFIED, FALSIFIED, TOY, INCONCLUSIVE = "verified", "falsified", "toy", "inconc
 # A client with less than this share of an equal weight is left out of the model.
 LEFT_OUT = 0.1
 DRAWS = 1000
+HARM = "harm"
 THEORY_COLUMNS = ("n_clients", "n_samples", "error", "error_standard_error", "rate")
 
 
@@ -74,6 +75,7 @@ class Claim:
     level: float | list[float] = 0.0
     by: float | list[float] = 0.0
     tolerance: float = 0.0
+    working: float | None = None
     printed: Mapping | None = None
 
     @property
@@ -95,9 +97,10 @@ class Finding:
     """One row of the ledger.
 
     ``verdict`` is under ``under``, a reading of the text, empty for the paper's own; ``at_hand``
-    what the records say; ``measured`` and ``claimed`` the two sides of the margin that decides, and
-    ``numbers`` the margin with its interval; ``power`` how many seeds would settle it; ``others``
-    the verdict in the words of others.
+    what the records say; ``subject`` what the margin that decides is about, ``measured`` and
+    ``claimed`` its two sides and ``numbers`` the margin with its interval; ``power`` how many seeds
+    would settle it; ``others`` the verdict in the words of others; ``papers_subject`` and
+    ``papers_measured`` the same of the paper's own numbers.
     """
 
     id: str
@@ -110,11 +113,14 @@ class Finding:
     others: str
     reason: str
     at_hand: str
+    subject: str
     measured: str
     claimed: str
     numbers: str
     power: str
     papers_own: str
+    papers_subject: str
+    papers_measured: str
     papers_numbers: str
 
 
@@ -279,11 +285,11 @@ def find(
         experiment: what the paper trained.
         family: number of statements in the ledger.
     """
-    own, own_text = _papers_own(claim, numbers)
+    own = _papers_own(claim, numbers)
     found = {
         "verdict": UNDECIDED, "under": "", "others": INCONCLUSIVE, "reason": "no usable records",
-        "at_hand": NO_RECORDS, "measured": "", "claimed": _claimed(claim, numbers), "numbers": "",
-        "power": "",
+        "at_hand": NO_RECORDS, "subject": "", "measured": "", "claimed": _claimed(claim, numbers),
+        "numbers": "", "power": "",
     }  # fmt: skip
     if collected is not None:
         found |= _on_records(claim, collected, experiment, family)
@@ -293,8 +299,7 @@ def find(
         quote=claim.quote,
         reading=claim.reading,
         target=claim.target,
-        papers_own=own,
-        papers_numbers=own_text,
+        **own,
         **found,
     )
 
@@ -310,7 +315,13 @@ def _on_records(
     obstacles = list(standing.obstacles)
     found = {"under": standing.reading, "others": TOY if standing.toy else INCONCLUSIVE}
     try:
-        parts = margins.of(claim, Values.of_cells(_our_values(claim, standing.cells, collected)))
+        parts = [
+            margin
+            for part in _parts(claim)
+            for margin in margins.of(
+                part, Values.of_cells(_our_values(part, standing.cells, collected))
+            )
+        ]
     except NotEnoughError as problem:
         reason = "; ".join([*obstacles, "not enough records"])
         return found | {"reason": reason, "at_hand": NO_RECORDS, "numbers": str(problem)}
@@ -327,11 +338,30 @@ def _on_records(
         "verdict": verdict,
         "reason": "; ".join(obstacles),
         "at_hand": judged.state,
-        "measured": amount(float(margin.measured.mean()), claim.unit),
+        "subject": margin.label,
+        "measured": _measured(margin, claim),
         "claimed": margin.claimed,
         "numbers": f"{worst}: margin {_interval(judged, claim)}",
         "power": _power(judged, family),
     }
+
+
+def _parts(claim: Claim) -> list[Claim]:
+    """A statement, and where it says that a rule defends, that its model works.
+
+    A model that has lost its task has no attack success either, and is not defended.
+    """
+    if claim.working is None:
+        return [claim]
+    works = replace(
+        claim, test="above", metric="accuracy", level=claim.working, over_x="each",
+        over_rounds="last", burn_in=None, working=None,
+    )  # fmt: skip
+    return [claim, works]
+
+
+def _measured(margin: Margin, claim: Claim) -> str:
+    return amount(float(margin.measured.mean()), margin.unit or claim.unit)
 
 
 def _bounded(simulated: pd.DataFrame) -> dict[str, str]:
@@ -348,6 +378,7 @@ def _bounded(simulated: pd.DataFrame) -> dict[str, str]:
         "others": VERIFIED if holds else FALSIFIED,
         "reason": "",
         "at_hand": HOLDS if holds else FAILS,
+        "subject": "worst error",
         "measured": f"{ratio.max():.2g} times the right-hand side",
         "claimed": "at most 1 time",
         "numbers": f"worst of {len(simulated)} simulated combinations of K, S, α and δ, nothing "
@@ -383,6 +414,10 @@ def _our_values(claim: Claim, cells: pd.DataFrame, collected: Collected) -> pd.D
     values = cells[["cell_id", "panel", "aggregator", "x", "seed"]].copy()
     if claim.metric == "test_share":
         values["value"] = cells.n_test / (cells.n_train + cells.n_test)
+    elif claim.metric == HARM:
+        # Both, so that a model that the attack has destroyed does not pass for a defended one.
+        both = pd.DataFrame({"a": cells.attack_success_rate, "b": 1 - cells.accuracy})
+        values["value"] = both.max(axis="columns", skipna=False)
     elif claim.metric == "honest_left_out":
         left_out = _honest_left_out(collected.weights, claim)
         done = cells.state == frames.DONE
@@ -427,40 +462,72 @@ def _claimed(claim: Claim, numbers: PaperNumbers) -> str:
         return ""
 
 
-def _papers_own(claim: Claim, numbers: PaperNumbers) -> tuple[str, str]:
+def _papers_own(claim: Claim, numbers: PaperNumbers) -> dict[str, str]:
     """The same test on the printed numbers, drawn within their errors."""
+    nothing = {"papers_own": NOT_PRINTED, "papers_subject": "", "papers_measured": ""}
     if claim.test == "bounded":
-        return NOT_PRINTED, "the paper leaves the constant open"
+        return nothing | {"papers_numbers": "the paper leaves the constant open"}
     if claim.over_rounds != "last":
-        return NOT_PRINTED, "the paper prints no values per round"
+        return nothing | {"papers_numbers": "the paper prints no values per round"}
     try:
         exact = _printed_margins(claim, numbers, draws=1)
         state, worst = margins.judge_printed(
             _printed_margins(claim, numbers, draws=DRAWS), exact, claim.strict
         )
     except NotEnoughError as problem:
-        return NOT_PRINTED, str(problem)
-    text = f"{amount(float(worst.measured.mean()), claim.unit)}, claimed {worst.claimed}"
-    text += f" ({f'worst of {len(exact)}, ' if len(exact) > 1 else ''}{worst.label}"
+        return nothing | {"papers_numbers": str(problem)}
+    measured = f"{_measured(worst, claim)}, claimed {worst.claimed}"
+    text = f"{measured} ({f'worst of {len(exact)}, ' if len(exact) > 1 else ''}{worst.label}"
     text += f"; margin {amount(worst.mean, 'points')})"
     if state == UNCLEAR:
         text += "; within the error with which the numbers were printed or read"
-    return state, text
+    return {
+        "papers_own": state,
+        "papers_subject": worst.label,
+        "papers_measured": measured,
+        "papers_numbers": text,
+    }
 
 
 def _printed_margins(claim: Claim, numbers: PaperNumbers, draws: int) -> list[Margin]:
     """Margins of the printed numbers; of one draw, which has no error, or of many."""
+    whole, *works = _parts(claim)
+    parts = margins.of(whole, _printed_values(whole, _printed_rows(whole, numbers), draws))
+    for part in works:
+        # Not every accuracy is printed.
+        rows = _printed_rows(part, numbers)
+        rules = [
+            r for r in part.aggregators if set(part.panels) <= set(rows[rows.aggregator == r].panel)
+        ]
+        part = replace(part, aggregators=rules)
+        if rules:
+            parts += margins.of(part, _printed_values(part, rows, draws))
+    return parts
+
+
+def _printed_rows(claim: Claim, numbers: PaperNumbers) -> pd.DataFrame:
     if claim.printed is not None:
         x = None if isinstance(claim.x, str) else claim.x
-        rows = pd.DataFrame(
+        return pd.DataFrame(
             [
                 {"panel": panel, "aggregator": rule, "x": x, **claim.printed}
                 for panel in claim.panels
                 for rule in claim.aggregators
             ]
         )
-    else:
-        rows = numbers.values[numbers.values.metric == claim.metric]
+    printed = numbers.values
+    if claim.metric == HARM:
+        errors = printed[printed.metric == "accuracy"].assign(value=lambda rows: 1 - rows.value)
+        success = printed[printed.metric == "attack_success_rate"]
+        both = pd.concat([errors, success]).sort_values("value", kind="stable")
+        keys = ["panel", "aggregator", "column"]
+        return both[both.groupby(keys).metric.transform("nunique") == 2].drop_duplicates(
+            keys, keep="last"
+        )
+    return printed[printed.metric == claim.metric]
+
+
+def _printed_values(claim: Claim, rows: pd.DataFrame, draws: int) -> Values:
     if rows.empty:
         raise NotEnoughError(f"{claim.metric.replace('_', ' ')}: no values")
     rng = np.random.default_rng(zlib.crc32(claim.id.encode()))
@@ -469,7 +536,7 @@ def _printed_margins(claim: Claim, numbers: PaperNumbers, draws: int) -> list[Ma
     places = rows.assign(
         x=pd.Series([None if pd.isna(x) else x for x in rows.x], rows.index, object)
     )
-    return margins.of(claim, Values(places, values, range(draws)))
+    return Values(places, values, range(draws))
 
 
 def broken(collected: Iterable[Collected]) -> list[str]:
@@ -518,4 +585,30 @@ def markdown(findings: Sequence[Finding], broken_records: Sequence[str] = ()) ->
 def statement(finding: Mapping) -> str:
     """A finding in one sentence, with the measured value beside the claimed one."""
     sides = f"measured {finding['measured']}, claimed {finding['claimed']}"
-    return f"“{finding['quote']}” ({finding['where']}): {sides}"
+    return f"“{finding['quote']}” ({finding['where']}): {finding['subject']}, {sides}"
+
+
+_NAMES = {
+    "mnist": "MNIST", "cifar10": "CIFAR-10", "amazon": "Amazon", "loan": "LOAN", "iid": "IID",
+    "fedavg": "FedAvg", "foolsgold": "FoolsGold", "lambda": "λ", "delta": "δ",
+    "percent": "%", "success": "attack success",
+}  # fmt: skip
+_SCENARIOS = {
+    "flip": "label flip", "naive": "naive backdoor", "replacement": "model replacement",
+    "gaussian": "Gaussian noise",
+}  # fmt: skip
+
+
+def name(claim_id: str) -> str:
+    """A claim's id for people.
+
+    >>> name("mnist-flip-foolsgold-6-percent")
+    'MNIST, label flip: FoolsGold 6 %'
+    """
+    words = claim_id.split("-")
+    said = [_NAMES.get(word, word) for word in words]
+    at = next((i for i, word in enumerate(words[:-1]) if word in _SCENARIOS), None)
+    if at is not None and at < 2:
+        said[: at + 1] = [", ".join([*said[:at], _SCENARIOS[words[at]]]) + ":"]
+    text = " ".join(said)
+    return text if text.startswith(("λ", "δ")) else text[0].upper() + text[1:]

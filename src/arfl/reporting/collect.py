@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from arfl import record
+from arfl import record, seeds
 from arfl.errors import UserError
 from arfl.files import read_json
 from arfl.record import BrokenRecordError
@@ -112,6 +112,10 @@ def _read_record(
 def _check_planned(content: Mapping, cell: Mapping, settings: Mapping) -> None:
     if content["cell"] != cell:
         raise BrokenRecordError(f"it is the record of {content['cell']['id']}")
+    # A record copied to another seed keeps the streams of its own.
+    streams = {role: seeds.integer(cell["seed"], role) for role in content["seeds"]}
+    if content["seeds"] != streams:
+        raise BrokenRecordError(f"its random streams are not those of seed {cell['seed']}")
     difference = next(differences(content["settings"], settings), None)
     if difference:
         name, value, planned = difference

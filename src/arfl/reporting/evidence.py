@@ -34,14 +34,15 @@ class Experiment:
 
     Attributes:
         rules: the six aggregators.
-        silent: dotted keys of config.yaml on which the text is silent.
+        silent: dotted keys of config.yaml on which the text is silent -> the tasks for which it is,
+            empty for all.
         points: protocol -> target -> the points: panel, x_name, x, aggregator, and the keys of
             their settings.
         settings: those keys -> settings.
     """
 
     rules: list[str]
-    silent: list[str]
+    silent: Mapping[str, list[str]]
     points: Mapping[str, Mapping[str, pd.DataFrame]]
     settings: Mapping[str, object]
 
@@ -79,7 +80,7 @@ def describe(plans: Mapping[str, Mapping], targets: list[str], rules: list[str])
                     settings[key] = value
                 rows[json.dumps(row)] = row
             points[protocol][target] = list(rows.values())
-    silent = [a["key"] for a in plans["paper"]["assumptions"]]
+    silent = {a["key"]: a.get("tasks", "").split() for a in plans["paper"]["assumptions"]}
     return {"rules": rules, "silent": silent, "points": points, "settings": settings}
 
 
@@ -189,6 +190,7 @@ def _deviations(
     # Dotted key -> the values that cells have, each as JSON, beside the paper's.
     found: dict[str, dict[str, object]] = {}
     differing: dict[str, set[str]] = {}
+    tasks: dict[str, set[str]] = {}
     for row in merged.to_dict("records"):
         for part, column in zip(PARTS, columns, strict=True):
             wanted, given = paper.settings[row[column]], row["settings"][part]
@@ -197,13 +199,16 @@ def _deviations(
                 key = f"{prefix}.{name}" if name else prefix
                 found.setdefault(key, {})[json.dumps(value, sort_keys=True)] = planned
                 differing.setdefault(key, set()).add(row["cell_id"])
+                tasks.setdefault(key, set()).add(row["task"])
     readings, obstacles = [reading] if reading else [], []
     for key, values in found.items():
         text = " and ".join(values)
         planned = json.dumps(next(iter(values.values())))
-        if key in paper.silent and len(values) == 1 and _everywhere(key, merged, differing[key]):
+        # δ, for one, is stated for some tasks and not for others.
+        silent = key in paper.silent and tasks[key] <= set(paper.silent[key] or tasks[key])
+        if silent and len(values) == 1 and _everywhere(key, merged, differing[key]):
             readings.append(f"{key} = {text}")
-        elif len(values) > 1 or key in paper.silent:
+        elif len(values) > 1 or silent:
             obstacles.append(f"{key} is {text} in some cells only, not {planned} in all")
         else:
             obstacles.append(f"{key} is {text}, not {planned} as in the paper")
@@ -218,11 +223,20 @@ def _everywhere(key: str, cells: pd.DataFrame, differing: set[str]) -> bool:
 
 
 def _incomplete(cells: pd.DataFrame) -> list[str]:
-    """Cells without a result, and too few seeds."""
+    """Cells without a result, and points with too few seeds or with others than the rest has."""
     obstacles = []
-    seeds = cells[cells.state == DONE].seed.nunique()
+    done = cells.seed.where(cells.state == DONE)
+    of_points = done.groupby([cells.panel, cells.aggregator, cells.column])
+    seeds = int(of_points.nunique().min())
     if seeds < MINIMUM_SEEDS:
-        obstacles.append(f"{captions.counted(seeds, 'seed')}, {MINIMUM_SEEDS} are needed")
+        most = int(of_points.nunique().max())
+        told = (
+            captions.counted(most, "seed") if most == seeds else f"{seeds} to {most} seeds a point"
+        )
+        obstacles.append(f"{told}, {MINIMUM_SEEDS} are needed")
+    # Missing cells are named below; here, what is not even planned.
+    if cells.groupby(["panel", "aggregator", "column"]).seed.agg(frozenset).nunique() > 1:
+        obstacles.append("not all points are planned with the same seeds")
     for state, words in (("missing", "missing"), ("broken", "broken"), ("diverged", "diverged")):
         if left := (cells.state == state).sum():
             obstacles.append(f"{left} of {len(cells)} cells {words}")
@@ -261,7 +275,7 @@ def _mixtures(cells: pd.DataFrame) -> Iterator[str]:
         yield f"{unclean.sum()} cells trained from no commit or with local changes"
     backends = cells.backends.map(lambda b: json.dumps(b, sort_keys=True))
     for what, found in (
-        ("devices", cells.device_name.where(cells.device_name != "", cells.device).nunique()),
+        ("devices", (cells.device + " " + cells.device_name).nunique()),
         ("sets of libraries", captions.libraries(cells).nunique()),
         # The network and the number of participants decide what trains and what aggregates.
         ("backends", backends.groupby(cells.task).nunique().max()),

@@ -45,12 +45,14 @@ class Margin:
         values: (seeds,) positive where it holds.
         measured: (seeds,) what was measured, in the words of the claim.
         claimed: the claimed side of it, as text.
+        unit: of ``measured``, empty for the claim's.
     """
 
     label: str
     values: np.ndarray
     measured: np.ndarray
     claimed: str
+    unit: str = ""
 
     @property
     def mean(self) -> float:
@@ -262,12 +264,14 @@ def of(claim, values: Values) -> list[Margin]:
 
 def _against_level(claim, values: Values) -> list[Margin]:
     margins = []
+    # Told apart from the other rates of a rule, of which a statement may be too.
+    subject = "accuracy of " if claim.metric == "accuracy" else ""
     for panel in claim.panels:
         for rule in claim.aggregators:
             curve = values.curve(panel, rule, claim.x, claim.over_x)
             for x, by_seed in curve.iterrows():
                 measured = by_seed.dropna().to_numpy(float)
-                label = _label(panel, rule, x)
+                label = _label(panel, f"{subject}{rule}", x)
                 if claim.test == "between":
                     low, high = claim.level
                     margins += _within(label, measured, low, high, claim.unit)
@@ -275,7 +279,7 @@ def _against_level(claim, values: Values) -> list[Margin]:
                     sign = 1 if claim.test == "above" else -1
                     claimed = f"{claim.test} {amount(claim.level, claim.unit)}"
                     difference = sign * (measured - claim.level)
-                    margins.append(Margin(label, difference, measured, claimed))
+                    margins.append(Margin(label, difference, measured, claimed, claim.unit))
     return margins
 
 

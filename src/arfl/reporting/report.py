@@ -53,6 +53,9 @@ def write(
     known = targets.of_plan(plan)
     cells = _unique([c.cells for c in collected.values()])
     sections = _sections(known, tables, figures)
+    for section in sections:
+        there = collected.get(known[section["target"]].folder)
+        section["empty"] = there is not None and captions.trained(there.cells).empty
     runs = [own, *(run for run in map(_ledger, others) if run["run"] != own["run"])]
     planned = {row["cell"]["id"] for rows in plan["targets"].values() for row in rows}
     with_cells = [t for t in plan["targets"] if t in collected]
@@ -68,7 +71,10 @@ def write(
         matrix=matrix(runs),
         sections=sections,
         not_collected=[known[t].title for t in plan["targets"] if t not in collected],
-        troubles=cells[cells.state != DONE].to_dict("records"),
+        troubles={
+            state: of_state.to_dict("records")
+            for state, of_state in cells[cells.state != DONE].groupby("state")
+        },
         state_tables=[_states(known[t].title, collected[t].cells) for t in with_cells],
         assumptions=plan.get("assumptions", []),
         settings=_settings(cells),
@@ -170,6 +176,8 @@ def _matrix_cell(finding: Mapping | None) -> dict:
     under = f" under {finding['under']}" if finding["under"] and verdict else ""
     title = f"{finding['verdict']}{under}" if verdict else f"{state}; {finding['reason']}"
     sides = f"{finding['measured']}, claimed {finding['claimed']}" if finding["measured"] else ""
+    if sides:
+        sides = f"{finding['subject']}: {sides}"
     return {
         "mark": _MARKS.get(state, "·"),
         "word": state,
@@ -180,17 +188,22 @@ def _matrix_cell(finding: Mapping | None) -> dict:
 
 
 def _why_none(found: Sequence[Mapping]) -> str:
-    """The obstacles that most claims with records share."""
-    reasons = [
-        [
-            reason for reason in f["reason"].split("; ")
-            if not any(word in reason for word in ("cells", "not settle", "usable", "not enough"))
-        ]
-        for f in found
-    ]  # fmt: skip
-    counts = pd.Series([r for of_one in reasons for r in of_one], dtype=object).value_counts()
-    shared = [r for r, n in counts.items() if n >= sum(map(bool, reasons)) / 3]
-    return "; ".join(shared[:3]) or "records are missing"
+    """What keeps verdicts away, with the number of claims that it comes first for."""
+    counts = pd.Series(list(map(_first_obstacle, found)), dtype=object).value_counts()
+    if len(counts) == 1:
+        return counts.index[0]
+    return ", ".join(f"{n} for {words}" for words, n in counts.items())
+
+
+def _first_obstacle(finding: Mapping) -> str:
+    """Scale and data come first: more records would not help where these are others."""
+    reasons = finding["reason"].split("; ")
+    for start in ("scale is", "data:"):
+        if told := [reason for reason in reasons if reason.startswith(start)]:
+            return told[0]
+    if finding["at_hand"] not in _MARKS or any(" cells missing" in r for r in reasons):
+        return "want of records"
+    return reasons[0]
 
 
 def _contradiction(found: Sequence[Mapping]) -> str:
@@ -213,7 +226,8 @@ def _own_contradictions(found: Sequence[Mapping]) -> str:
         return f"The paper's own printed numbers bear out all {checked} claims that they bear on."
     return (
         f"The paper's own printed numbers contradict {len(own)} of the {checked} claims that they "
-        f"bear on, such as “{own[0]['quote']}”: {own[0]['papers_numbers'].split(' (')[0]}."
+        f"bear on, such as “{own[0]['quote']}” ({own[0]['where']}): "
+        f"{own[0]['papers_subject']}, {own[0]['papers_measured']}."
     )
 
 
@@ -250,6 +264,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["claim_name"] = claims.name
     environment.filters["anchor"] = lambda text: text.replace("_", "-")
     # A long identifier may break after its slashes and underscores, and nowhere else.
     environment.filters["breakable"] = lambda text: Markup(
@@ -283,7 +298,7 @@ def _sections(
             source = table["source"] if table else drawn[0]["source"]
             sections.append(
                 {"target": name, "title": target.title, "source": source, "pictures": drawn,
-                 "table": table}
+                 "table": table, "empty": False}
             )  # fmt: skip
     return sections
 

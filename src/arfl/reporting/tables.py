@@ -158,6 +158,8 @@ def percent(value: float | None, digits: int = 2, signed: bool = False) -> str:
 def _rule(entries: pd.DataFrame, cells: pd.DataFrame) -> str:
     """What the entries are; of spreads and marks only where there are any."""
     sentences = ["Percent."]
+    if (entries.n_done == 0).any():
+        sentences.append(f"{NOTHING}: no record yet, or no such number.")
     if (entries.n_done > 1).any():
         sentences.append("Measured: mean ± standard deviation over the seeds.")
     elif entries.n_done.any():
@@ -174,7 +176,8 @@ def _rule(entries: pd.DataFrame, cells: pd.DataFrame) -> str:
             "of the printed number)."
         )
     elif not captions.comparable(cells) and entries.paper.notna().any():
-        sentences.append("The paper's numbers are for orientation: differences are not marked.")
+        given = "given" if captions.on_stand_ins(cells) else "marked"
+        sentences.append(f"The paper's numbers are for orientation: differences are not {given}.")
     return " ".join(sentences)
 
 
@@ -206,13 +209,15 @@ def _differ(entries: pd.DataFrame, cells: pd.DataFrame, paper_dir: str | Path) -
 def _blocks(entries: pd.DataFrame, cells: pd.DataFrame) -> list[Block]:
     """Swept panels: one block per metric, a column per x. Others: a column per metric."""
     participants = cells.groupby("panel").n_clients.max()
+    # A difference from the paper's number says nothing where the data are others.
+    stand_ins = captions.on_stand_ins(cells)
     blocks = []
     for panel, in_panel in entries.groupby("panel", sort=False):
         name, x_name = captions.panel_title(panel), in_panel.x_name.iloc[0]
         n_clients = participants[panel]
         if not x_name:
             labels = in_panel.metric.map(captions.COLUMN_METRICS)
-            blocks.append(_block(name, in_panel.assign(shown=labels)))
+            blocks.append(_block(name, in_panel.assign(shown=labels), stand_ins))
             continue
         for metric, of_metric in in_panel.groupby("metric", sort=False):
             if _repeats(of_metric, in_panel):
@@ -221,7 +226,8 @@ def _blocks(entries: pd.DataFrame, cells: pd.DataFrame) -> list[Block]:
             if x_name == "n_attackers" and n_clients > 0:
                 heading += f" (of {n_clients:.0f})"
             heading = f"{name}: {heading}" if name else heading
-            blocks.append(_block(heading, of_metric.assign(shown=_column_labels(of_metric))))
+            shown = of_metric.assign(shown=_column_labels(of_metric))
+            blocks.append(_block(heading, shown, stand_ins))
     return blocks
 
 
@@ -241,24 +247,28 @@ def _column_labels(entries: pd.DataFrame) -> pd.Series:
     return labels.where(entries.column != AVERAGE, "Average")
 
 
-def _block(heading: str, entries: pd.DataFrame) -> Block:
+def _block(heading: str, entries: pd.DataFrame, stand_ins: bool) -> Block:
     columns = list(dict.fromkeys(entries.shown))
     rows = []
     for label, of_rule in entries.groupby("label", sort=False):
         by_column = {entry.shown: entry for entry in of_rule.itertuples()}
-        rows += _rows(label, [by_column.get(column) for column in columns])
+        rows += _rows(label, [by_column.get(column) for column in columns], stand_ins)
     return Block(heading, columns, rows)
 
 
-def _rows(label: str, entries: Sequence) -> list[Row]:
-    rows = [Row(label, "measured", [_measured(e) for e in entries])]
+def _rows(label: str, entries: Sequence, stand_ins: bool) -> list[Row]:
+    # Where a rule has no record at all the table need not say "0/3 seeds" in each column.
+    started = any(e and (e.n_done or e.n_diverged) for e in entries)
+    measured = [_measured(e) if started else NOTHING for e in entries]
+    rows = [Row(label, "measured", measured)]
     if any(e and e.late_rounds > 1 for e in entries):
         window = max(e.late_rounds for e in entries if e and e.late_rounds > 1)
         late = [percent(e and e.late) for e in entries]
         rows.append(Row(label, f"last {window:.0f} rounds", late))
     if any(e and pd.notna(e.paper) for e in entries):
         rows.insert(0, Row(label, "paper", [percent(e and e.paper) for e in entries]))
-        rows.append(Row(label, "difference", [_difference(e) for e in entries]))
+        if any(e and pd.notna(e.difference) for e in entries) and not stand_ins:
+            rows.append(Row(label, "difference", [_difference(e) for e in entries]))
     return rows
 
 
