@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 import yaml
@@ -210,7 +211,8 @@ def test_the_margin_on_the_papers_numbers_by_hand():
         for c in claims.read(PAPER / "claims.yaml", evidence.load(PAPER))
         if c.id == "mnist-flip-robust"
     )
-    found = claims.find(claim, None, paper.load(PAPER, "figure3"), evidence.load(PAPER), 44)
+    numbers, experiment = paper.load(PAPER, "figure3"), evidence.load(PAPER)
+    found = claims.find(claim, None, numbers, experiment, 44, pd.DataFrame())
     # Lowest at 7 and 9 attackers: 93.70 %, 0.45 below 94.15 %; allowed is 1.00.
     assert "margin +0.55 points" in found.papers_numbers
 
@@ -414,6 +416,25 @@ def test_mixed_origins_decide_nothing(tmp_path, change, reason):
     claim = decided(experiment)
     assert claim.verdict == "undecided"
     assert reason in claim.reason
+
+
+def test_like_cells_of_another_target_show_that_two_commits_have_one_code(tmp_path):
+    experiment = table1(tmp_path, targets=("table1", "figure4"))
+    experiment.write()
+    cells = tmp_path / "results"
+
+    def recommit(pattern):
+        found = list(cells.rglob(pattern))
+        assert found
+        for path in found:
+            rewrite(path, lambda r: r["provenance"].update(commit="fedcba"))
+        return findings(experiment, "table1", "figure4")["cifar10-flip-best-average"]
+
+    claim = recommit("label_flip/*/median/seed-*.json")
+    assert (claim.verdict, claim.reason[:20]) == ("undecided", "2 commits are mixed,")
+    # Figure 4's FedAvg by both commits, with one fingerprint.
+    claim = recommit("backdoor_naive/*/fedavg/seed-1.json")
+    assert (claim.verdict, claim.reason) == ("reproduced", "")
 
 
 @pytest.mark.parametrize("kind", ["sample", "stand-in", "synthetic"])

@@ -154,10 +154,11 @@ def ledger(
     experiment = evidence.load(paper_dir)
     claims = read(Path(paper_dir) / "claims.yaml", experiment)
     printed = {c.target: paper.load(paper_dir, c.target) for c in claims}
+    of_run = pd.concat([c.cells for c in collected.values()]) if collected else pd.DataFrame()
     findings = []
     for claim in claims:
-        numbers = printed[claim.target]
-        found = find(claim, collected.get(claim.target), numbers, experiment, len(claims))
+        numbers, of_target = printed[claim.target], collected.get(claim.target)
+        found = find(claim, of_target, numbers, experiment, len(claims), of_run)
         if claim.test == "bounded" and theory is not None:
             found = replace(found, **_bounded(frames.read_csv(theory, THEORY_COLUMNS)))
         findings.append(found)
@@ -275,6 +276,7 @@ def find(
     numbers: PaperNumbers,
     experiment: Experiment,
     family: int,
+    of_run: pd.DataFrame,
 ) -> Finding:
     """Evaluate one claim on its target's records, and on the paper's own numbers.
 
@@ -284,6 +286,7 @@ def find(
         numbers: the paper's for this target.
         experiment: what the paper trained.
         family: number of statements in the ledger.
+        of_run: all cells of the run.
     """
     own = _papers_own(claim, numbers)
     found = {
@@ -292,7 +295,7 @@ def find(
         "numbers": "", "power": "",
     }  # fmt: skip
     if collected is not None:
-        found |= _on_records(claim, collected, experiment, family)
+        found |= _on_records(claim, collected, experiment, family, of_run)
     return Finding(
         id=claim.id,
         where=claim.where,
@@ -305,13 +308,17 @@ def find(
 
 
 def _on_records(
-    claim: Claim, collected: Collected, experiment: Experiment, family: int
+    claim: Claim,
+    collected: Collected,
+    experiment: Experiment,
+    family: int,
+    of_run: pd.DataFrame,
 ) -> dict[str, str]:
     panels = {*claim.panels, *([] if claim.against_panel is None else [claim.against_panel])}
     rules = set(experiment.rules)
     if claim.against != "others":
         rules &= {*claim.aggregators, *claim.against}
-    standing = evidence.weigh(collected.cells, experiment, panels, rules)
+    standing = evidence.weigh(collected.cells, experiment, panels, rules, of_run)
     obstacles = list(standing.obstacles)
     found = {"under": standing.reading, "others": TOY if standing.toy else INCONCLUSIVE}
     try:

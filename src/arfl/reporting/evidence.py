@@ -129,7 +129,13 @@ class Standing:
     toy: bool
 
 
-def weigh(cells: pd.DataFrame, paper: Experiment, panels: set[str], rules: set[str]) -> Standing:
+def weigh(
+    cells: pd.DataFrame,
+    paper: Experiment,
+    panels: set[str],
+    rules: set[str],
+    of_run: pd.DataFrame,
+) -> Standing:
     """Judge the cells that a claim is about.
 
     Args:
@@ -137,6 +143,7 @@ def weigh(cells: pd.DataFrame, paper: Experiment, panels: set[str], rules: set[s
         paper: what the paper trained.
         panels: of the claim.
         rules: of the claim, among the paper's.
+        of_run: all cells of the run, which may show that two commits have the same code.
     """
     cells = cells.assign(column=cells.x.map(x_text))
     cells = cells[cells.panel.isin(panels) & cells.aggregator.isin(rules)]
@@ -158,7 +165,9 @@ def weigh(cells: pd.DataFrame, paper: Experiment, panels: set[str], rules: set[s
             obstacles += lacking + others
     if kinds:
         obstacles.append(f"data: {', '.join(kinds)}")
-    obstacles += _incomplete(cells) + list(_mixtures(captions.trained(cells)))
+    obstacles += _incomplete(cells) + list(
+        _mixtures(captions.trained(cells), captions.trained(of_run))
+    )
     return Standing(cells, reading, obstacles, toy=scale != "paper" or bool(kinds))
 
 
@@ -243,32 +252,38 @@ def _incomplete(cells: pd.DataFrame) -> list[str]:
     return obstacles
 
 
-def _unlinked_commits(cells: pd.DataFrame) -> int:
+def _unlinked_commits(cells: pd.DataFrame, of_run: pd.DataFrame) -> int:
     """How many groups of commits there are whose shared code may differ.
 
-    Commits from which like cells (network, attack, rule, device) have one fingerprint have the same
-    training code.
+    Commits from which like cells (network, attack, rule, device) of the run have one fingerprint
+    have the same training code.
     """
-    models = cells.settings.map(lambda settings: settings["task"].get("model"))
+    like = ["model", "device"]
+    models = [
+        frame.assign(model=frame.settings.map(lambda settings: settings["task"].get("model")))
+        for frame in (cells, of_run)
+    ]
+    known = {place: alike for place, alike in models[1].groupby(like)}
     most = 1
-    for _, alike in cells.groupby([models, "device"]):
+    for place, alike in models[0].groupby(like):
+        shared = pd.concat([alike, known[place]]) if place in known else alike
         groups: list[set[str]] = []
-        for commits in alike.groupby(["attack", "aggregator", "fingerprint"]).commit.agg(set):
+        for commits in shared.groupby(["attack", "aggregator", "fingerprint"]).commit.agg(set):
             linked = [group for group in groups if group & commits]
             groups = [group for group in groups if group not in linked]
             groups.append(commits.union(*linked))
-        most = max(most, len(groups))
+        most = max(most, sum(bool(group & set(alike.commit)) for group in groups))
     return most
 
 
-def _mixtures(cells: pd.DataFrame) -> Iterator[str]:
+def _mixtures(cells: pd.DataFrame, of_run: pd.DataFrame) -> Iterator[str]:
     """What differs between cells that are compared with each other, and should not."""
     if cells.empty:
         return
     versions = captions.n_versions(cells)
     if versions > 1:
         yield f"{versions} versions of the numeric code are mixed"
-    if (commits := _unlinked_commits(cells)) > 1:
+    if (commits := _unlinked_commits(cells, of_run)) > 1:
         yield f"{commits} commits are mixed, and no like cells show that their code is the same"
     unclean = cells.dirty.map(lambda dirty: dirty is not False) | (cells.commit == "")
     if unclean.any():
