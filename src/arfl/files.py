@@ -134,3 +134,12 @@ def checksum(path: str | os.PathLike, algorithm: str = "sha256") -> str:
     """Hexadecimal digest of a file's content, read in chunks."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, algorithm).hexdigest()
+
+
+def link(target: str | os.PathLike, page: str | os.PathLike) -> str:
+    """How the page, a file, refers to the target.
+
+    >>> link("docs/figures/figure3.svg", "docs/findings.md")
+    'figures/figure3.svg'
+    """
+    return Path(os.path.relpath(target, Path(page).parent)).as_posix()

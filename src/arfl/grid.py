@@ -231,13 +231,9 @@ class Grid:
         for name, task in self.tasks.items():
             self._check_task(task, f"tasks.{name}")
         # Unknown names in a target are mistakes to be told at once.
+        known = self._merged["targets"] | self._merged["beyond"]
         for target in self.config.get("target_seeds", {}):
-            _member(
-                target,
-                {**self._merged["targets"], **self._merged["beyond"]},
-                "target",
-                "config: target_seeds",
-            )
+            _member(target, known, "target", "config: target_seeds")
         further = (point.cell for points in self.beyond.values() for point in points)
         for part in {cell.part("task") for cell in (*self.cells.values(), *further)}:
             self.task(part)

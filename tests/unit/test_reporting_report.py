@@ -180,8 +180,7 @@ def test_a_target_of_the_users_own_has_a_section_with_table_and_figure(tmp_path)
 
 def test_the_first_screen_says_what_was_found(page):
     start = page.text[:2500]
-    assert "claims about trained models is judged (" in start
-    assert "for scale is quick, not paper" in start
+    assert "claims about trained models is judged (scale is quick, not paper; data: " in start
     assert "Measured in quick" in start
     assert "claimed" in start
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from arfl import batches
 from arfl.errors import UserError
-from arfl.files import read_json, write_text
+from arfl.files import link, read_json, write_text
 from arfl.reporting import captions, collect, leaderboard, style, tables, targets
 from arfl.reporting.frames import MANIFEST, Collected, read_csv, x_text
 
@@ -108,7 +108,6 @@ def _ranked(collected: Collected, pictures: Path, out_md: Path) -> list[str]:
     picture = pictures / f"leaderboard-{cells.scale.iloc[0]}.svg"
     figure = leaderboard.heat_map(scored, table, "")
     style.save_svg(style.Drawing(figure, "", "", source, ""), picture)
-    at = picture.resolve().relative_to(out_md.resolve().parent).as_posix()
     best = table.iloc[0]
     alt = (
         f"Scores of rules (rows) against attacks (columns). Best worst case: {best.label}, "
@@ -116,7 +115,7 @@ def _ranked(collected: Collected, pictures: Path, out_md: Path) -> list[str]:
     )
     lines = leaderboard.markdown(table, source).splitlines()
     # Without its title.
-    return [f"![{alt}]({at})", "", *lines[2:], ""]
+    return [f"![{alt}]({link(picture, out_md)})", "", *lines[2:], ""]
 
 
 def _attacked(collected: Collected, paper_dir: str | Path) -> list[str]:

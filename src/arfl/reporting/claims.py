@@ -99,8 +99,8 @@ class Finding:
     ``verdict`` is under ``under``, a reading of the text, empty for the paper's own; ``at_hand``
     what the records say; ``subject`` what the margin that decides is about, ``measured`` and
     ``claimed`` its two sides and ``numbers`` the margin with its interval; ``power`` how many seeds
-    would settle it; ``others`` the verdict in the words of others; ``papers_subject`` and
-    ``papers_measured`` the same of the paper's own numbers.
+    would settle it; ``others`` the verdict in the words of others; ``papers_subject``,
+    ``papers_measured`` and ``papers_claimed`` the same of the paper's own numbers.
     """
 
     id: str
@@ -121,6 +121,7 @@ class Finding:
     papers_own: str
     papers_subject: str
     papers_measured: str
+    papers_claimed: str
     papers_numbers: str
 
 
@@ -471,7 +472,8 @@ def _claimed(claim: Claim, numbers: PaperNumbers) -> str:
 
 def _papers_own(claim: Claim, numbers: PaperNumbers) -> dict[str, str]:
     """The same test on the printed numbers, drawn within their errors."""
-    nothing = {"papers_own": NOT_PRINTED, "papers_subject": "", "papers_measured": ""}
+    nothing = {"papers_own": NOT_PRINTED}
+    nothing |= dict.fromkeys(("papers_subject", "papers_measured", "papers_claimed"), "")
     if claim.test == "bounded":
         return nothing | {"papers_numbers": "the paper leaves the constant open"}
     if claim.over_rounds != "last":
@@ -483,8 +485,9 @@ def _papers_own(claim: Claim, numbers: PaperNumbers) -> dict[str, str]:
         )
     except NotEnoughError as problem:
         return nothing | {"papers_numbers": str(problem)}
-    measured = f"{_measured(worst, claim)}, claimed {worst.claimed}"
-    text = f"{measured} ({f'worst of {len(exact)}, ' if len(exact) > 1 else ''}{worst.label}"
+    measured = _measured(worst, claim)
+    place = f"worst of {len(exact)}, {worst.label}" if len(exact) > 1 else worst.label
+    text = f"{measured}, claimed {worst.claimed} ({place}"
     text += f"; margin {amount(worst.mean, 'points')})"
     if state == UNCLEAR:
         text += "; within the error with which the numbers were printed or read"
@@ -492,6 +495,7 @@ def _papers_own(claim: Claim, numbers: PaperNumbers) -> dict[str, str]:
         "papers_own": state,
         "papers_subject": worst.label,
         "papers_measured": measured,
+        "papers_claimed": worst.claimed,
         "papers_numbers": text,
     }
 

@@ -5,7 +5,6 @@ spread. The same step draws Figure 3 under both protocols for the front page, an
 into it.
 """
 
-import os
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ import pandas as pd
 
 from arfl import batches
 from arfl.errors import UserError
-from arfl.files import read_json, write_text
+from arfl.files import link, read_json, write_text
 from arfl.reporting import (
     captions,
     claims,
@@ -87,7 +86,7 @@ def write(
             "",
             *_opening(every),
             "",
-            f"![{drawn.alt}]({_relative(picture, out_md)})",
+            f"![{drawn.alt}]({link(picture, out_md)})",
             "",
             f"{drawn.caption} {drawn.source}",
             "",
@@ -117,7 +116,7 @@ def write(
         if page is not None:
             # Figure 3 may have more seeds than the readings.
             rows = readings.entries(readings.values(cells, numbers))
-            links = _relative(picture, page), _relative(out_md, page)
+            links = link(picture, page), link(out_md, page)
             told = [*_counts(ledgers), f"- {readings.verdict(seeds)[0]}", *_median_again(every)]
             block = _block(rows, told, drawn, *links)
             write_text(page, _replaced(Path(page), block))
@@ -152,10 +151,6 @@ def _protocol(run: Mapping[str, Collected]) -> str:
     return run[targets.ALL].cells.protocol.iloc[0]
 
 
-def _relative(target: str | Path, page: str | Path) -> str:
-    return Path(os.path.relpath(target, Path(page).parent)).as_posix()
-
-
 def _opening(every: Iterable[Collected]) -> list[str]:
     parts = []
     for one in every:
@@ -185,8 +180,8 @@ def _counts(ledgers: Sequence[tuple[str, Mapping]]) -> list[str]:
         told = captions.listed([f"{n} {word}" for word, n in counts.items()])
         lines.append(
             f"- Protocol {name}: of {len(of_run)} claims {told}, {measured} of them measured; "
-            f"{verdicts} carry a verdict (complete real data, at least {evidence.MINIMUM_SEEDS} "
-            "seeds, every cell)."
+            f"{captions.counted(verdicts, 'verdict')} (complete real data, at least "
+            f"{evidence.MINIMUM_SEEDS} seeds, every cell)."
         )
     return lines
 
@@ -227,9 +222,9 @@ _HALF = re.compile(r"± (?P<half>[\d.]+) \(.*?(?P<n>\d+ seeds)\)$")
 
 def _printed(finding: Mapping) -> str:
     """What the paper's own numbers say of its claim."""
-    value = finding["papers_numbers"].split(",")[0]
-    mark = _MARKS.get(finding["papers_own"])
-    return f"{mark} {value}" if mark else NOTHING if ":" in value else f"? {value}"
+    if not finding["papers_measured"]:
+        return NOTHING
+    return f"{_MARKS.get(finding['papers_own'], '?')} {finding['papers_measured']}"
 
 
 def _side(finding: Mapping) -> str:

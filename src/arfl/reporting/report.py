@@ -188,19 +188,22 @@ def _matrix_cell(finding: Mapping | None) -> dict:
 
 
 def _why_none(found: Sequence[Mapping]) -> str:
-    """What keeps verdicts away, with the number of claims that it comes first for."""
+    """What keeps verdicts away, each with the number of claims that it comes first for."""
     counts = pd.Series(list(map(_first_obstacle, found)), dtype=object).value_counts()
     if len(counts) == 1:
         return counts.index[0]
-    return ", ".join(f"{n} for {words}" for words, n in counts.items())
+    # Other scales and data first: there is then no verdict, however many records there are.
+    ordered = sorted(counts.items(), key=lambda row: not row[0].startswith(_TOYS))
+    return ", ".join(f"{words} ({n})" for words, n in ordered)
+
+
+_TOYS = ("scale is", "data:")
 
 
 def _first_obstacle(finding: Mapping) -> str:
-    """Scale and data come first: more records would not help where these are others."""
     reasons = finding["reason"].split("; ")
-    for start in ("scale is", "data:"):
-        if told := [reason for reason in reasons if reason.startswith(start)]:
-            return told[0]
+    if toys := [reason for reason in reasons if reason.startswith(_TOYS)]:
+        return "; ".join(toys)
     if finding["at_hand"] not in _MARKS or any(" cells missing" in r for r in reasons):
         return "want of records"
     return reasons[0]
@@ -227,7 +230,8 @@ def _own_contradictions(found: Sequence[Mapping]) -> str:
     return (
         f"The paper's own printed numbers contradict {len(own)} of the {checked} claims that they "
         f"bear on, such as “{own[0]['quote']}” ({own[0]['where']}): "
-        f"{own[0]['papers_subject']}, {own[0]['papers_measured']}."
+        f"{own[0]['papers_subject']}, {own[0]['papers_measured']}, claimed "
+        f"{own[0]['papers_claimed']}."
     )
 
 
