@@ -8,6 +8,9 @@ words, 100 dimensions, batches of 64 texts of up to 256 tokens drawn by Zipf's l
 paper's sizes: clients of 2,000 loans in batches of 64 without dropout and with half of the hidden
 units dropped. Both versions train the same batches, in turn in one process, on one thread. Prints
 samples per second and their ratio, the best of the turns, and how far apart the trained models end.
+Beside them what a dense training could reach: PyTorch's count of a sample's floating-point
+operations, at the rate at which a large matrix product runs on the same thread. fastText has none,
+since its time goes into looking up words and into Adam.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import time
 import machine
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from arfl import network
 from arfl.attack import Attack
@@ -49,6 +53,17 @@ def random_texts(rng, shortest):
     return np.where(np.arange(LENGTH) < lengths, x, np.int16(-1))
 
 
+def product_speed(size=2_048):
+    """Floating-point operations a second of a matrix product on one thread."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    seconds = []
+    for _ in range(TURNS):
+        begin = time.perf_counter()
+        torch.mm(a, b)
+        seconds.append(time.perf_counter() - begin)
+    return 2 * size**3 / min(seconds)
+
+
 def compare(title, name, samples, clients, settings, dropout=0.0):
     data = DeviceData(samples, torch.device("cpu"))
     best, ends = {}, {}
@@ -70,6 +85,22 @@ def compare(title, name, samples, clients, settings, dropout=0.0):
     )
 
 
+def dense_bound(name, samples, client, settings):
+    """What samples a second would be if PyTorch's operations ran as fast as a matrix product."""
+    made = network.make(name, samples.meta)
+    made.compiled = lambda: None
+    start = made.initial(torch.Generator().manual_seed(0))
+    data = DeviceData(samples, torch.device("cpu"))
+    training = LocalTraining(made, data, settings, Attack(), 1, client.lr)
+    with FlopCounterMode(display=False) as counter:
+        training.train(start, [client], 1, "models")
+    operations, speed = counter.get_total_flops() / len(client.samples), product_speed()
+    print(
+        f"{name}: {operations:,.0f} operations a sample, products at {speed / 1e9:.0f} GFLOP/s: "
+        f"{speed / operations:,.0f}/s"
+    )
+
+
 def main():
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     torch.set_num_threads(1)
@@ -84,6 +115,7 @@ def main():
     for batch_size in (128, 64, 8):
         settings = LocalSettings("sgd", 0.5, batch_size)
         compare(f"CNN, batch {batch_size:3d}, images", "cnn", images, clients, settings)
+    dense_bound("cnn", images, clients[0], settings)
     for shortest, what in ((LENGTH, "full texts"), (1, "texts of 1 to 256 tokens")):
         texts = RandomSamples(random_texts(rng, shortest), 2, vocabulary_size=WORDS)
         client = Client(0, np.arange(TEXTS), epochs=1, lr=0.05)
@@ -96,6 +128,7 @@ def main():
     for dropout in (0.0, 0.5):
         title = f"LoanNet, dropout {dropout}, loans"
         compare(title, "loannet", loans, clients, LocalSettings("sgd", 0.5, 64), dropout)
+    dense_bound("loannet", loans, clients[0], LocalSettings("sgd", 0.5, 64))
 
 
 if __name__ == "__main__":
