@@ -91,22 +91,26 @@ class Project:
         path.write_text(text.replace(old, new))
 
 
+def keep_aggregators(config: dict, *names: str) -> None:
+    """Leave these aggregators, and nothing that names another one."""
+    config["aggregators"] = {name: config["aggregators"][name] for name in names}
+    quick = config["scales"]["quick"]
+    quick["targets"]["readings"] = []
+    for beyond in (config["beyond"], quick["beyond"]):
+        for target in set(beyond) - {"leaderboard"}:
+            del beyond[target]
+    for protocol in config["protocols"].values():
+        protocol.pop("aggregators", None)
+
+
 def reduce_to_tiny(config: dict) -> None:
     """Two aggregators, one seed, one round."""
     config["seeds"] = [1]
-    config["aggregators"] = {
-        name: config["aggregators"][name] for name in ("fedavg", "residual_reweighting")
-    }
+    keep_aggregators(config, "fedavg", "residual_reweighting")
     quick = config["scales"]["quick"]
     quick["tasks"]["mnist_shards"].update(rounds=1, epochs=1)
     quick["targets"]["figure3"][0]["n_attackers"] = [0, 2]
     quick["targets"]["table4"][0]["vary"]["values"] = [0, 1]
-    # Of aggregators that are not here.
-    quick["targets"]["readings"] = []
-    for beyond in (config["beyond"], quick["beyond"]):
-        beyond.pop("adaptive", None)
-    for protocol in config["protocols"].values():
-        protocol.pop("aggregators", None)
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ import sys
 import pytest
 import yaml
 from conftest import ROOT
+from test_faults import six_cells
+from test_slurm import eight_cells
 
 CELLS = "results/quick/cells"
 
@@ -21,6 +23,12 @@ def test_paper_scale_plans_every_scenario(project):
     assert jobs["train_cell"] == 4 * 6 * 3
     jobs = project.planned("--config", "scale=paper", "--", "figure3", "table4")
     assert jobs["train_cell"] == (11 + 3) * 6 * 3
+
+
+@pytest.mark.parametrize(("change", "n_cells"), [(six_cells, 6), (eight_cells, 8)])
+def test_the_heavy_tests_have_a_configuration_that_runs(project, change, n_cells):
+    project.change_config(change)
+    assert project.planned("figure3")["train_cell"] == n_cells
 
 
 def test_every_named_target_exists_at_quick_scale_without_network(project):

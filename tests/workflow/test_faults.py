@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CELLS, KEPT, Project
+from conftest import CELLS, KEPT, Project, keep_aggregators
 
 pytestmark = pytest.mark.slow
 
@@ -27,14 +27,10 @@ RECORD = "mnist_shards/none/attackers-0/fedavg/seed-1.json"
 def six_cells(config):
     config["seeds"] = [1]
     config["checkpoint_minutes"] = 0.02
-    names = ("fedavg", "trimmed_mean", "residual_reweighting")
-    config["aggregators"] = {name: config["aggregators"][name] for name in names}
+    keep_aggregators(config, "fedavg", "trimmed_mean", "residual_reweighting")
     quick = config["scales"]["quick"]
     quick["tasks"]["mnist_shards"].update(rounds=16)
     quick["targets"]["figure3"][0]["n_attackers"] = [0, 2]
-    quick["targets"]["readings"] = []
-    for protocol in config["protocols"].values():
-        protocol.pop("aggregators", None)
 
 
 def nothing_is_left_to_do(project, target="figure3"):

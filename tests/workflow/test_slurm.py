@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import CELLS, KEPT, Project
+from conftest import CELLS, KEPT, Project, keep_aggregators
 
 START, STOP = (Path(__file__).parents[1] / "slurm" / name for name in ("start.sh", "stop.sh"))
 PROGRAMS = ("slurmctld", "slurmd", "sinfo", "scontrol", "munged")
@@ -94,13 +94,10 @@ def eight_cells(config):
     """Two groups of four cells, each of which trains for some seconds."""
     config["seeds"] = [1]
     config["checkpoint_minutes"] = 0.02
-    config["aggregators"] = {name: config["aggregators"][name] for name in RULES}
+    keep_aggregators(config, *RULES)
     quick = config["scales"]["quick"]
     quick["tasks"]["mnist_shards"].update(rounds=24)
     quick["targets"]["figure3"][0]["n_attackers"] = [0, 2]
-    quick["targets"]["readings"] = []
-    for protocol in config["protocols"].values():
-        protocol.pop("aggregators", None)
 
 
 @pytest.fixture(scope="module")
