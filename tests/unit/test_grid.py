@@ -767,7 +767,7 @@ def test_rules_beyond_the_paper_are_in_the_leaderboard_alone():
         assert attacks.pop("none") == "none"
         assert all(panel == attack for panel, attack in attacks.items())
         assert set(made.plan()["aggregators"]) == RULES
-        assert set(made.plan(beyond=True)["targets"]) == {"leaderboard", "adaptive"}
+        assert set(made.plan(beyond=True)["targets"]) == {"leaderboard", "adaptive", "declared"}
         # At most half of the clients may attack: more is beyond the theorem.
         for point in made.beyond["adaptive"]:
             n_clients = made.task(point.cell.part("task"))["n_clients"]

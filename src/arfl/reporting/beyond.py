@@ -1,4 +1,4 @@
-"""The page on what is beyond the paper, from kept records: ranks, and the attack on its rule.
+"""The page on what is beyond the paper, from kept records: ranks, what they rest on, the attack.
 
 No number is typed: each comes from the packed records of ``records/<run>/beyond``, or from the
 study of drawn models that is kept beside them.
@@ -15,9 +15,9 @@ from arfl import batches
 from arfl.errors import UserError
 from arfl.files import link, read_json, write_text
 from arfl.reporting import captions, collect, leaderboard, style, tables, targets
-from arfl.reporting.frames import MANIFEST, Collected, read_csv, x_text
+from arfl.reporting.frames import DONE, MANIFEST, Collected, read_csv, x_text
 
-LEADERBOARD, ADAPTIVE = "leaderboard", "adaptive"
+LEADERBOARD, ADAPTIVE, DECLARED = "leaderboard", "adaptive", "declared"
 ATTACKED = "residual_reweighting"
 STUDY = "displacement.csv"
 _SCALES = ("paper", "reduced", "quick")
@@ -50,7 +50,7 @@ def write(
     kept.sort(key=lambda folder: _SCALES.index(read_json(folder / "plan.json")["scale"]))
     if not kept:
         raise UserError(f"no folder with packed records ({batches.SUFFIX}) of these targets")
-    ranked, attacked = [], []
+    ranked, attacked, told = [], [], []
     with tempfile.TemporaryDirectory() as scratch:
         for number, folder in enumerate(kept):
             collected = _collect(folder, Path(scratch, str(number)))
@@ -58,6 +58,8 @@ def write(
                 ranked += _ranked(collected[LEADERBOARD], Path(pictures), Path(out_md))
             if ADAPTIVE in collected:
                 attacked += _attacked(collected[ADAPTIVE], paper_dir)
+            if DECLARED in collected:
+                told += _told(collected[DECLARED], paper_dir)
     studies = [folder / STUDY for folder in folders if (folder / STUDY).exists()]
     text = [
         "# Beyond the paper",
@@ -71,6 +73,12 @@ def write(
         "## Rules by their worst case",
         "",
         *(ranked or ["No record yet.", ""]),
+        "## Rules told a wrong number of attackers",
+        "",
+        "Multi-Krum and nearest-neighbour mixing ask for the number of attackers `f`, which nobody "
+        "knows in practice; above they are told the true one.",
+        "",
+        *(told or ["No record yet.", ""]),
         "## Attackers who know residual reweighting",
         "",
         "They know the rule, its λ and δ and the honest models of the round, stay inside the bound "
@@ -89,7 +97,7 @@ def _collect(folder: Path, scratch: Path) -> dict[str, Collected]:
     """Target -> what is collected, for those with a record."""
     plan_path, packed = folder / "plan.json", batches.read(folder)
     made = {}
-    for target in (LEADERBOARD, ADAPTIVE):
+    for target in (LEADERBOARD, ADAPTIVE, DECLARED):
         rows = read_json(plan_path)["targets"].get(target, ())
         if any(row["cell"]["id"] in packed for row in rows):
             manifest = scratch / target / MANIFEST
@@ -118,11 +126,33 @@ def _ranked(collected: Collected, pictures: Path, out_md: Path) -> list[str]:
     return [f"![{alt}]({link(picture, out_md)})", "", *lines[2:], ""]
 
 
+def _told(collected: Collected, paper_dir: str | Path) -> list[str]:
+    """Accuracy and attack success by the number that the rules are told, and what it changes."""
+    cells = collected.cells
+    table = tables.laid_out(cells, targets.KNOWN[DECLARED], paper_dir)[1]
+    n_attackers = cells.n_attackers.iloc[0]
+    lines = [f"{captions.data_sentence(cells)} True number: {n_attackers}. {table.caption}", ""]
+    for block in table.blocks:
+        lines += [f"### {block.heading}", "", *tables.markdown_block(block), ""]
+    done = cells[cells.state == DONE]
+    means = done.groupby(["panel", "label", "x"], sort=False).accuracy.mean().reset_index()
+    for (panel, label), of in means.groupby(["panel", "label"], sort=False):
+        true, others = of[of.x == n_attackers], of[of.x != n_attackers]
+        if len(true) and len(others):
+            change = others.accuracy - true.accuracy.iloc[0]
+            worst, best = others.loc[change.idxmin()], others.loc[change.idxmax()]
+            lines.append(
+                f"- {captions.panel_title(panel)}, {label}: accuracy changes by "
+                f"{100 * change.min():+.1f} points told {worst.x:.0f} to {100 * change.max():+.1f} "
+                f"told {best.x:.0f}."
+            )
+    return [*lines, ""]
+
+
 def _attacked(collected: Collected, paper_dir: str | Path) -> list[str]:
     """Accuracy by the number of attackers, a block for each panel."""
     cells = collected.cells
-    target = targets.of_points({ADAPTIVE: cells.x})[ADAPTIVE]
-    _, table = tables.laid_out(cells, target, paper_dir)
+    _, table = tables.laid_out(cells, targets.KNOWN[ADAPTIVE], paper_dir)
     lines = [f"{captions.data_sentence(cells)} {table.caption}", ""]
     weights = attackers_weight(collected)
     panels = [panel for panel, _ in cells.groupby("panel", sort=False)]

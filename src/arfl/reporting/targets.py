@@ -85,7 +85,11 @@ _TABLE = (
     _view("timing", "Milliseconds per aggregator", table=True),
     _view("partitions", "Partitions of the training data", "partitions"),
 )
-KNOWN = {target.name: target for target in _TABLE}
+_BEYOND = (
+    Target("adaptive", "Attackers who know residual reweighting", "swept"),
+    Target("declared", "Rules told a wrong number of attackers", "swept"),
+)
+KNOWN = {target.name: target for target in (*_TABLE, *_BEYOND)}
 STUDIES = {target.name: target for target in _TABLE if target.made_of == "study"}
 VIEWS = {target.name: target for target in _TABLE if target.made_of == ALL}
 
