@@ -139,6 +139,24 @@ def test_ranks_are_shown_once_a_rule_has_met_every_attack(tmp_path):
     assert "| FedAvg | diverged" in text
 
 
+def test_what_a_wrong_number_of_attackers_changes_is_that_of_the_records(written):
+    told = {}
+    for name, content in records(ROOT / "records/quick/beyond").items():
+        _, attack, _, rule, _ = name.split("/")
+        if attack == "ipm" and rule.startswith("multi_krum.f-"):
+            f = int(rule.partition("f-")[2])
+            told.setdefault(f, []).append(100 * content["rounds"][-1]["accuracy"])
+    means = {f: statistics.mean(values) for f, values in told.items()}
+    assert set(means) == {0, 2, 4, 6, 8}
+    assert all(len(values) == 3 for values in told.values())
+    change = {f: mean - means[4] for f, mean in means.items() if f != 4}
+    least, most = min(change, key=change.get), max(change, key=change.get)
+    assert (
+        f"Multi-Krum: beside the true number, told {least} changes its accuracy by "
+        f"{change[least]:+.1f} points, told {most} by {change[most]:+.1f}."
+    ) in written.read_text(encoding="utf-8")
+
+
 def test_weights_are_summed_over_the_attackers(tmp_path):
     run = ROOT / "records/reduced/beyond"
     manifest = tmp_path / "collected.json"

@@ -142,9 +142,9 @@ def _told(collected: Collected, paper_dir: str | Path) -> list[str]:
             change = others.accuracy - true.accuracy.iloc[0]
             worst, best = others.loc[change.idxmin()], others.loc[change.idxmax()]
             lines.append(
-                f"- {captions.panel_title(panel)}, {label}: accuracy changes by "
-                f"{100 * change.min():+.1f} points told {worst.x:.0f} to {100 * change.max():+.1f} "
-                f"told {best.x:.0f}."
+                f"- {captions.panel_title(panel)}, {label}: beside the true number, told "
+                f"{worst.x:.0f} changes its accuracy by {100 * change.min():+.1f} points, told "
+                f"{best.x:.0f} by {100 * change.max():+.1f}."
             )
     return [*lines, ""]
 
