@@ -26,6 +26,7 @@ from arfl.reporting import (
     paper,
     readings,
     style,
+    tables,
     targets,
 )
 from arfl.reporting.claims import UNDECIDED
@@ -98,9 +99,9 @@ def write(
             "",
             *(f"- {sentence}" for sentence in readings.verdict(seeds)),
             "",
-            "## What each ambiguity does",
+            *_folded("Every reading that has records", _readings(seeds)),
             "",
-            *_effects(seeds),
+            *_folded("What each change of the reading does", _effects(seeds)),
             "",
             "## New",
             "",
@@ -108,9 +109,7 @@ def write(
             *_foolsgold(every),
             *_floor(every),
             "",
-            "## Open",
-            "",
-            *_open(known),
+            *_folded("Cells with a record, target by target", _open(known)),
         ]
         write_text(out_md, "\n".join(text) + "\n")
         if page is not None:
@@ -141,6 +140,18 @@ def _collect(run: Path, folder: Path) -> dict[str, Collected]:
         # Read before the folder is gone.
         _ = made[target].cells, made[target].rounds, made[target].weights
     return made
+
+
+def _folded(summary: str, lines: Iterable[str]) -> list[str]:
+    """Lines that a reader opens, on GitHub and on the site."""
+    return [
+        '<details markdown="1">',
+        f"<summary>{summary}</summary>",
+        "",
+        *lines,
+        "",
+        "</details>",
+    ]
 
 
 def _without_all(run: Mapping[str, Collected]) -> dict[str, Collected]:
@@ -187,33 +198,38 @@ def _counts(ledgers: Sequence[tuple[str, Mapping]]) -> list[str]:
 
 
 def _claims(ledgers: Sequence[tuple[str, Mapping]]) -> list[str]:
-    """How many there are of each kind, and those that records measure, in a table."""
+    """How many there are of each kind, those with a verdict, and folded all that are measured."""
     names = [name for name, _ in ledgers]
     found = {
         name: {f["id"]: f for f in ledger["claims"] if f["target"] != "theory"}
         for name, ledger in ledgers
     }
     lines = _counts(ledgers)
-    ids = next(iter(found.values()))
-    measured_ids = [i for i in ids if any(found[name][i]["measured"] for name in names)]
-    if measured_ids:
-        sides = " | ".join(f"protocol {name}" for name in names)
-        lines += ["", f"| claim | claimed | printed | {sides} |"]
-        lines.append("|---|---|---|" + "---|" * len(names))
-    for i in measured_ids:
-        one = next(found[name][i] for name in names if found[name][i]["measured"])
+    of_claim = {i: [found[name][i] for name in names] for i in next(iter(found.values()))}
+    measured = [sides for sides in of_claim.values() if any(f["measured"] for f in sides)]
+    decided = [sides for sides in measured if any(f["verdict"] != UNDECIDED for f in sides)]
+    legend = (
+        "✓ holds, ✗ fails, ? open; **bold** where it is a verdict, under that protocol; "
+        f"{NOTHING}: no records. ± is half the interval that decides, at a level which keeps the "
+        f"chance of any wrong verdict below {100 * margins.FAMILY_LEVEL:g} %; then the seeds."
+    )
+    if decided:
+        lines += ["", *_claims_table(names, decided), "", legend]
+    if measured:
+        told = f"All {captions.counted(len(measured), 'claim')} that records measure"
+        lines += ["", *_folded(told, [*_claims_table(names, measured), "", legend])]
+    return lines
+
+
+def _claims_table(names: Sequence[str], rows: Iterable[Sequence[Mapping]]) -> list[str]:
+    """A row per claim: what is claimed and printed, and each run's measured side."""
+    sides = " | ".join(f"protocol {name}" for name in names)
+    lines = [f"| claim | claimed | printed | {sides} |", "|---|---|---|" + "---|" * len(names)]
+    for of_runs in rows:
+        one = next(f for f in of_runs if f["measured"])
         told = f"{one['where']}: “{one['quote']}”: {one['reading']}"
-        cells = [told, one["claimed"], _printed(one)]
-        cells += [_side(found[name][i]) for name in names]
+        cells = [told, one["claimed"], _printed(one), *map(_side, of_runs)]
         lines.append(f"| {' | '.join(cells)} |")
-    if measured_ids:
-        lines += [
-            "",
-            "✓ holds, ✗ fails, ? open; **bold** where it is a verdict, under that protocol; "
-            f"{NOTHING}: no records. ± is half the interval that decides, at a level which "
-            "keeps the chance of any wrong verdict below "
-            f"{100 * margins.FAMILY_LEVEL:g} %; then the seeds.",
-        ]
     return lines
 
 
@@ -246,6 +262,12 @@ def _number(mean: float, std: float, n: int) -> str:
 def _change(mean: float, std: float, n: int) -> str:
     text = percent(mean, 1, signed=True)
     return f"{text} (1 seed)" if n == 1 else f"{text} ± {percent(std, 1)} (n = {n})"
+
+
+def _readings(seeds: pd.DataFrame) -> list[str]:
+    """Each reading's distance from the printed numbers, and what it explains."""
+    block = readings.summary_block(readings.distances(seeds), readings.features(seeds))
+    return tables.markdown_block(block)
 
 
 def _effects(seeds: pd.DataFrame) -> list[str]:
@@ -382,25 +404,43 @@ def floors(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _floor(every: Iterable[Collected]) -> list[str]:
-    lines = []
-    for one in every:
-        for row in floors(one.cells).itertuples():
-            n = int(row.n_seeds)
-            attack = captions.panel_title(row.attack)
-            data, protocol = (
-                _data(one.cells[one.cells.task == row.task]),
-                one.cells.protocol.iloc[0],
-            )
-            lines.append(
-                f"{data}, {attack}, protocol {protocol}: "
-                f"{row.label} {_number(row.counted, row.counted_std, n)} as the paper counts, "
-                f"{_number(row.left_out, row.left_out_std, n)} without the target class, at "
-                f"{percent(row.accuracy, 1)} accuracy"
-            )
-    told = "; ".join(lines) if lines else "open, no backdoor cell has a record"
+    """The success that no defence can go below, with the most telling case and all of them."""
+    head = (
+        "- **The floor of the success rate**: the paper counts the samples that are of the target"
+    )
+    found = [
+        (row, _data(one.cells[one.cells.task == row.task]), one.cells.protocol.iloc[0])
+        for one in every
+        for row in floors(one.cells).itertuples()
+    ]
+    if not found:
+        return [f"{head} class anyway; open, no backdoor cell has a record."]
+    sides = [
+        (
+            f"{data}, {captions.panel_title(row.attack)}, protocol {protocol}",
+            row.label,
+            _number(row.counted, row.counted_std, int(row.n_seeds)),
+            _number(row.left_out, row.left_out_std, int(row.n_seeds)),
+            percent(row.accuracy, 1),
+        )
+        for row, data, protocol in found
+    ]
+    where, rule, counted, left_out, accuracy = max(
+        zip(sides, found, strict=True), key=lambda pair: pair[1][0].accuracy
+    )[0]
+    columns = ("attack", "rule", "as the paper counts", "without the target class", "accuracy")
     return [
-        "- **The floor of the success rate**: the paper counts the samples that are of the target "
-        f"class anyway. The lowest success of each attack: {told}."
+        f"{head} class anyway. Of the rules that an attack harms least, the most accurate is "
+        f"{rule} ({where}; accuracy {accuracy}): {counted} as the paper counts, {left_out} without them.",
+        "",
+        *_folded(
+            "The lowest success of each attack",
+            [
+                f"| {' | '.join(columns)} |",
+                "|---|---|---|---|--:|",
+                *(f"| {' | '.join(side)} |" for side in sides),
+            ],
+        ),
     ]
 
 

@@ -287,7 +287,7 @@ def table(cells: pd.DataFrame, numbers: PaperNumbers) -> tuple[pd.DataFrame, Tab
     rows, far, known = entries(seeds), distances(seeds), measured(seeds)
     blocks = []
     if known.paper.notna().any():
-        blocks.append(_summary_block(far, features(seeds)))
+        blocks.append(summary_block(far, features(seeds)))
     shown = entries(known) if len(known) else rows[:0]
     for rule, of_rule in shown.groupby("aggregator", sort=False):
         blocks.append(_rule_block(of_rule, far[far.aggregator == rule]))
@@ -578,23 +578,21 @@ def _explained(shown: pd.DataFrame) -> list[str]:
     sentences = []
     shown = shown[shown.own & (shown.why != _NOT_PLANNED) & (shown.measure == "last")]
     for name, here in shown.groupby("feature", sort=False):
-        looks = here.why.where(here.answer == OPEN, "")
-        groups = {
-            "explained by": here[here.answer == YES],
-            "not by": here[here.answer == NO],
-            "open, looks like yes:": here[looks.str.contains("looks like yes")],
-            "open, looks like no:": here[looks.str.contains("looks like no")],
-        }
-        told = [
-            f"{words} {_some(f'{r.words} ({_contrast(r)})' for r in of_one.itertuples())}"
-            for words, of_one in groups.items()
-            if len(of_one)
-        ]
-        left = len(here) - sum(map(len, groups.values()))
-        if left:
-            told.append(f"cells are missing for {captions.counted(left, 'reading')}")
+        told = []
+        explain, refuted = here[here.answer == YES], here[here.answer == NO]
+        if len(explain):
+            by = _some(f"{row.words} ({_contrast(row)})" for row in explain.itertuples())
+            told.append(f"explained by {by}")
+        if len(refuted):
+            told.append(f"not by {captions.counted(len(refuted), 'reading')}")
+        left = here[here.answer == OPEN]
+        if len(left):
+            likely = int(left.why.str.contains("looks like yes").sum())
+            told.append(
+                f"open for {captions.counted(len(left), 'reading')}, {likely} of them likely"
+            )
         printed = f"{percent(here.printed.iloc[0], 1)} printed"
-        sentences.append(f"{name} ({printed}): {'. '.join(told)}.")
+        sentences.append(f"{name} ({printed}): {'; '.join(told)}.")
     return sentences
 
 
@@ -646,7 +644,7 @@ def _difference(row) -> str:
     return f"{percent(row.difference, signed=True)} {mark}".strip()
 
 
-def _summary_block(far: pd.DataFrame, shown: pd.DataFrame) -> Block:
+def summary_block(far: pd.DataFrame, shown: pd.DataFrame) -> Block:
     """Each reading's distance over all rules, and what it explains."""
     lines = []
     names = list(dict.fromkeys(shown.feature))
