@@ -431,7 +431,8 @@ def _floor(every: Iterable[Collected]) -> list[str]:
     columns = ("attack", "rule", "as the paper counts", "without the target class", "accuracy")
     return [
         f"{head} class anyway. Of the rules that an attack harms least, the most accurate is "
-        f"{rule} ({where}; accuracy {accuracy}): {counted} as the paper counts, {left_out} without them.",
+        f"{rule} ({where}; accuracy {accuracy}): {counted} as the paper counts, "
+        f"{left_out} without them.",
         "",
         *_folded(
             "The lowest success of each attack",
