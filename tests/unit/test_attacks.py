@@ -202,7 +202,7 @@ def test_every_value_is_multiplied_by_its_own_normal_draw_around_one():
     model = torch.linspace(-3, 3, 20_001)
     model = model[model != 0]
     factors = (attack.submit(model, torch.zeros(20_000), stream()) / model).double().numpy()
-    assert stats.kstest(factors, "norm", (1.0, 2.0)).pvalue > 0.01
+    assert stats.kstest(factors, stats.norm(1, 2).cdf).pvalue > 0.01
     # five standard errors of the mean and of the standard deviation
     assert abs(factors.mean() - 1) < 5 * 2 / np.sqrt(20_000)
     assert abs(factors.std() - 2) < 5 * 2 / np.sqrt(40_000)
