@@ -33,7 +33,9 @@ def committed(run):
 
 @cache
 def grid(run):
-    return Grid(copy.deepcopy(CONFIG) | {"scale": "paper", "protocol": RUNS[run]})
+    own = ROOT / "records" / run / "config.yaml"
+    more = yaml.safe_load(own.read_text(encoding="utf-8")) if own.exists() else {}
+    return Grid(copy.deepcopy(CONFIG) | {"scale": "paper", "protocol": RUNS[run]} | more)
 
 
 @pytest.mark.parametrize("run", RUNS)
