@@ -73,7 +73,7 @@ def test_the_files_say_what_was_found(cells, tmp_path):
     cells.to_csv(tmp_path / "cells.csv", index=False)
     leaderboard.write(tmp_path / "cells.csv", tmp_path / "out")
     text = (tmp_path / "out" / "ranks.md").read_text()
-    assert "| 1 | 1 | Good | 80.5 (80.0 to 81.0) | ipm | 85.5 | 5.0 | 2 |" in text
+    assert "| 1 | 1 | Good | 80.5 (80.0 to 81.0) | IPM | 85.5 | 5.0 | 2 |" in text
     assert "| 4 | 4 | Gone | diverged" in text
     assert "| – | – | New | – | – | – | – | 0 |" in text
     assert "8 of 30 cells are missing" not in text
@@ -88,7 +88,7 @@ def test_the_heat_map_shows_the_worst_case_first_and_then_the_worst_attacks(cell
     figure = leaderboard.heat_map(scored, leaderboard.ranks(scored), "made")
     axis = figure.axes[0]
     assert [t.get_text() for t in axis.get_xticklabels()] == [
-        "worst case", "ipm", "backdoor", "none",
+        "worst\ncase", "IPM", "backdoor", "none",
     ]  # fmt: skip
     assert [t.get_text() for t in axis.get_yticklabels()] == [*RULES.values()]
     assert axis.texts[0].get_text() == "80.5"

@@ -119,7 +119,7 @@ def _ranked(collected: Collected, pictures: Path, out_md: Path) -> list[str]:
     best = table.iloc[0]
     alt = (
         f"Scores of rules (rows) against attacks (columns). Best worst case: {best.label}, "
-        f"{leaderboard.percent(best.worst)} % by {best.worst_attack}."
+        f"{leaderboard.percent(best.worst)} % by {captions.panel_title(best.worst_attack)}."
     )
     lines = leaderboard.markdown(table, source).splitlines()
     # Without its title.

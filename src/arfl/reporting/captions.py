@@ -28,6 +28,10 @@ _SHORT = {"n_attackers": "attackers", "noise_std": "σ", "delta": "δ", "lam": "
 _PANELS = {
     "backdoor_naive": "naive backdoor",
     "backdoor_replacement": "model replacement",
+    "alie": "ALIE",
+    "ipm": "IPM",
+    "min_max": "Min-Max",
+    "dba": "DBA",
     "mnist": "MNIST",
     "cifar10": "CIFAR-10",
     "amazon": "Amazon",

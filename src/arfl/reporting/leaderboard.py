@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from arfl.errors import UserError
 from arfl.files import atomic_path, write_text
+from arfl.reporting import captions
 
 NO_ATTACK = "none"
 _NEEDED = (
@@ -112,7 +113,7 @@ def markdown(table: pd.DataFrame, words: str) -> str:
             worst += f" ({percent(row.worst_low)} to {percent(row.worst_high)})"
         rank = "–" if pd.isna(row.rank) else f"{row.rank:.0f}"
         time = "–" if pd.isna(row.seconds_per_round) else f"{1000 * row.seconds_per_round:.1f}"
-        attack = "–" if pd.isna(row.worst_attack) else row.worst_attack
+        attack = "–" if pd.isna(row.worst_attack) else captions.panel_title(row.worst_attack)
         lines.append(
             f"| {rank} | {_whole(row.rank_low, row.rank_high)} | {row.label} | {worst} | {attack} "
             f"| {percent(row.mean)} | {time} | {row.n_seeds} |"
@@ -134,7 +135,8 @@ def heat_map(scored: pd.DataFrame, table: pd.DataFrame, words: str) -> Figure:
     colors = matplotlib.colormaps["cividis"].with_extremes(bad="#EEEEEE")
     image = axis.imshow(shown, cmap=colors, vmin=0, vmax=1, aspect="auto")
     axis.grid(False)
-    axis.set_xticks(range(means.shape[1]), [name.replace("_", "\n") for name in means.columns])
+    names = [captions.panel_title(name).replace(" ", "\n") for name in means.columns]
+    axis.set_xticks(range(means.shape[1]), names)
     axis.set_yticks(range(len(means)), table.label)
     axis.xaxis.tick_top()
     axis.tick_params(length=0)
