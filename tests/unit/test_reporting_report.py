@@ -1,10 +1,11 @@
 import html.parser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from reporting_records import ASSUMPTIONS, Experiment
 
-from arfl.reporting import claims, collect, figures, report, tables
+from arfl.reporting import captions, claims, collect, figures, report, tables
 from arfl.reporting.targets import ALL, of_plan
 
 PAPER = Path(__file__).parents[2] / "workflow" / "resources" / "paper"
@@ -183,6 +184,58 @@ def test_the_first_screen_says_what_was_found(page):
     assert "claims about trained models is judged (scale is quick, not paper; data: " in start
     assert "Measured in quick" in start
     assert "claimed" in start
+
+
+def test_claims_that_no_record_measures_are_folded(page):
+    shown, _, folded = page.text.partition(" claims that no record of this run measures ")
+    n_folded = int(shown.split()[-1])
+    assert 0 < n_folded < 44
+    # Rows of the table end in what was measured, or in a dash.
+    assert "LOAN defended" in shown
+    assert "MNIST, label flip: best average" not in shown
+    assert "MNIST, label flip: best average" in folded
+
+
+def finding(verdict, under, measured):
+    return {
+        "id": "x", "papers_own": "holds", "papers_numbers": "", "at_hand": "holds", "reason": "",
+        "verdict": verdict, "under": under, "measured": measured, "claimed": "more",
+        "subject": "ours",
+    }  # fmt: skip
+
+
+def test_a_verdict_under_another_reading_is_framed_in_dashes():
+    runs = [
+        {"claims": [finding("reproduced", "", "1 point")]},
+        {"claims": [finding("reproduced", "protocol released", "2 points")]},
+        {"claims": [finding("undecided", "", "")]},
+    ]
+    (row,) = report.matrix(runs, of_first=True)
+    assert [cell["verdict"] for cell in row["cells"]] == ["verdict-mark", "verdict-under", ""]
+    (other,) = report.matrix(runs[::-1], of_first=True)
+    (any_run,) = report.matrix(runs[::-1], of_first=False)
+    assert (row["measured"], other["measured"], any_run["measured"]) == (True, False, True)
+
+
+def test_what_is_a_sample_does_not_speak_for_the_rest():
+    cells = pd.DataFrame(
+        {
+            "scale": "paper",
+            "protocol": "paper",
+            "state": "done",
+            "dataset": ["mnist", "loan"],
+            "data_kind": ["complete", "sample"],
+        }
+    )
+    assert captions.warning(cells) == (
+        "LOAN: not the paper's experiment (sample data), the shape may be compared, the numbers "
+        "not. MNIST: complete data."
+    )
+    assert captions.warning(cells.assign(protocol="released")).endswith(
+        "MNIST: complete data, but not the paper's text (protocol released)."
+    )
+    assert captions.warning(cells[:1]) == ""
+    assert captions.warning(cells[1:]).startswith("Not the paper's experiment (sample data)")
 
 
 def test_the_index_sets_the_runs_beside_each_other(tmp_path):

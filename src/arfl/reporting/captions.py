@@ -109,7 +109,17 @@ def warning(cells: pd.DataFrame) -> str:
     reasons = [f"scale {scale}" for scale in cells.scale.unique() if scale != "paper"]
     protocols = [f"protocol {p}" for p in cells.protocol.unique() if p != "paper"]
     kinds = sorted(set(trained(cells).data_kind) - {"complete"})
-    reasons += [f"{kind} data" for kind in kinds]
+    data = [f"{kind} data" for kind in kinds]
+    whole = trained(cells)[trained(cells).data_kind == "complete"].dataset.unique()
+    if data and not reasons and len(whole):
+        partly = set(trained(cells).dataset) - set(whole)
+        return (
+            f"{listed(sorted(map(panel_title, partly)))}: not the paper's experiment "
+            f"({', '.join(data)}), the shape may be compared, the numbers not. "
+            f"{listed(sorted(map(panel_title, whole)))}: complete data"
+            + (f", but not the paper's text ({', '.join(protocols)})." if protocols else ".")
+        )
+    reasons += data
     if reasons:
         return (
             f"Not the paper's experiment ({', '.join(reasons + protocols)}): "

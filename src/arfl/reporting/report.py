@@ -68,7 +68,7 @@ def write(
         mixed=captions.mixed_versions(cells),
         tally=claims.tally(own["claims"]),
         runs=[_run_name(run) for run in runs],
-        matrix=matrix(runs),
+        matrix=matrix(runs, of_first=True),
         sections=sections,
         not_collected=[known[t].title for t in plan["targets"] if t not in collected],
         troubles={
@@ -110,7 +110,7 @@ def index(
         for run, path in zip(runs, paths, strict=True)
     ]  # fmt: skip
     page = _environment().get_template("index.html.jinja").render(
-        rows=rows, runs=[_run_name(run) for run in runs], matrix=matrix(runs),
+        rows=rows, runs=[_run_name(run) for run in runs], matrix=matrix(runs, of_first=False),
         sections=_sections(targets.KNOWN, tables, figures),
     )  # fmt: skip
     write_text(out_html, page)
@@ -146,10 +146,14 @@ def findings(ledger: Mapping) -> list[str]:
     return [first, _contradiction(trained), _own_contradictions(found)]
 
 
-def matrix(runs: Sequence[Mapping]) -> list[dict]:
+def matrix(runs: Sequence[Mapping], of_first: bool) -> list[dict]:
     """A row per claim: its words, the paper's own numbers, and each run's mark.
 
-    A mark is bold for a verdict; the words beside it say what was measured and what is claimed.
+    A mark is framed for a verdict; the words beside it say what was measured and what is claimed.
+
+    Args:
+        runs: ledgers, see `arfl.reporting.claims.export`.
+        of_first: whether a claim counts as measured by the first run alone, or by any.
     """
     rows = []
     for claim in runs[0]["claims"]:
@@ -162,18 +166,20 @@ def matrix(runs: Sequence[Mapping]) -> list[dict]:
             "mark": _MARKS.get(own, "–"),
             "word": own,
             "title": claim["papers_numbers"],
-            "verdict": False,
+            "verdict": "",
         }
-        rows.append({"claim": claim, "papers": mark, "cells": cells})
+        measured = any(cell["sides"] for cell in (cells[:1] if of_first else cells))
+        rows.append({"claim": claim, "papers": mark, "cells": cells, "measured": measured})
     return rows
 
 
 def _matrix_cell(finding: Mapping | None) -> dict:
     if finding is None:
-        return {"mark": "–", "word": "not in it", "verdict": False, "sides": "", "title": ""}
+        return {"mark": "–", "word": "not in it", "verdict": "", "sides": "", "title": ""}
     state = finding["at_hand"]
     verdict = finding["verdict"] != UNDECIDED
     under = f" under {finding['under']}" if finding["under"] and verdict else ""
+    frame = "verdict-under" if under else "verdict-mark"
     title = f"{finding['verdict']}{under}" if verdict else f"{state}; {finding['reason']}"
     sides = f"{finding['measured']}, claimed {finding['claimed']}" if finding["measured"] else ""
     if sides:
@@ -181,7 +187,7 @@ def _matrix_cell(finding: Mapping | None) -> dict:
     return {
         "mark": _MARKS.get(state, "·"),
         "word": state,
-        "verdict": verdict and not under,
+        "verdict": frame if verdict else "",
         "sides": sides,
         "title": title,
     }
@@ -237,8 +243,8 @@ def _own_contradictions(found: Sequence[Mapping]) -> str:
 
 def _standing(ledger: Mapping, cells: pd.DataFrame) -> tuple[str, str]:
     """What this page may be taken for: a class and a sentence, by the obstacles to verdicts."""
-    if captions.warning(cells):
-        return "stands-not", captions.warning(cells)
+    if warning := captions.warning(cells):
+        return "stands-not", warning
     verdicts = [f for f in ledger["claims"] if f["target"] != "theory"]
     judged = sum(f["verdict"] != UNDECIDED for f in verdicts)
     if judged < len(verdicts):
