@@ -13,11 +13,14 @@ import time
 from pathlib import Path
 
 import machine
+import numpy as np
 import torch
 import yaml
+from training import RandomSamples
 
 from arfl import aggregation, checkpoint, network
 from arfl.federation import State
+from arfl.reporting.frames import RATES
 
 ROUNDS, TURNS = 200, 5
 NETWORKS = [
@@ -30,17 +33,7 @@ NETWORKS = [
 
 def state_of(name, n_clients, meta, shape, n_classes):
     """A state as training with FoolsGold leaves it behind."""
-    made = network.make(
-        name,
-        {
-            "name": "random",
-            "n_classes": n_classes,
-            "normalisation": None,
-            "vocabulary_size": None,
-            "arrays": {"train_x": {"shape": [1, *shape]}},
-        }
-        | meta,
-    )
+    made = network.make(name, RandomSamples(np.zeros((1, *shape)), n_classes, **meta).meta)
     stream = torch.Generator().manual_seed(0)
     model = made.initial(stream)
     rule = aggregation.make("foolsgold")
@@ -57,8 +50,7 @@ def state_of(name, n_clients, meta, shape, n_classes):
     rule(model + 0.01 * noise, context)
     entry = {
         "round": 1,
-        "test_accuracy": 1 / 3,
-        "attack_success": 1 / 7,
+        **dict.fromkeys(RATES, 1 / 3),
         "clients": list(range(n_clients)),
         "weights": [1 / (k + 1) for k in range(n_clients)],
         "excluded": [],

@@ -64,16 +64,22 @@ def product_speed(size=2_048):
     return 2 * size**3 / min(seconds)
 
 
-def compare(title, name, samples, clients, settings, dropout=0.0):
+def ready(name, samples, settings, client, dropout=0.0, compiled=True):
+    """What trains these samples, and the model to begin with."""
+    made = network.make(name, samples.meta, dropout)
+    if not compiled:
+        made.compiled = lambda: None
     data = DeviceData(samples, torch.device("cpu"))
+    training = LocalTraining(made, data, settings, Attack(), 1, client.lr)
+    return training, made.initial(torch.Generator().manual_seed(0))
+
+
+def compare(title, name, samples, clients, settings, dropout=0.0):
     best, ends = {}, {}
     for _ in range(TURNS):
         for version in ("PyTorch", "kernels"):
-            made = network.make(name, samples.meta, dropout)
-            if version == "PyTorch":
-                made.compiled = lambda: None
-            start = made.initial(torch.Generator().manual_seed(0))
-            training = LocalTraining(made, data, settings, Attack(), 1, clients[0].lr)
+            compiled = version == "kernels"
+            training, start = ready(name, samples, settings, clients[0], dropout, compiled)
             begin = time.perf_counter()
             ends[version] = training.train(start, clients, 1, "models")
             speed = len(samples.train_x) / (time.perf_counter() - begin)
@@ -87,11 +93,7 @@ def compare(title, name, samples, clients, settings, dropout=0.0):
 
 def dense_bound(name, samples, client, settings):
     """What samples a second would be if PyTorch's operations ran as fast as a matrix product."""
-    made = network.make(name, samples.meta)
-    made.compiled = lambda: None
-    start = made.initial(torch.Generator().manual_seed(0))
-    data = DeviceData(samples, torch.device("cpu"))
-    training = LocalTraining(made, data, settings, Attack(), 1, client.lr)
+    training, start = ready(name, samples, settings, client, compiled=False)
     with FlopCounterMode(display=False) as counter:
         training.train(start, [client], 1, "models")
     operations, speed = counter.get_total_flops() / len(client.samples), product_speed()

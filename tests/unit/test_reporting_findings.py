@@ -43,6 +43,7 @@ def test_the_findings_fit_on_two_screens_and_link_to_what_is_there(written):
     text = (written / "docs/findings.md").read_text(encoding="utf-8")
     # Without what a reader must open; two screens hold about 900 words.
     shown = re.sub(r"<details.*?</details>", "", text, flags=re.DOTALL)
+    assert len(shown.splitlines()) < 120
     assert len(re.sub(r"!\[.*?\]\(.*?\)", "", shown).split()) < 900
     assert "](figures/figure3.svg)" in text
     assert (ROOT / "docs/figures/figure3.svg").stat().st_size > 10_000

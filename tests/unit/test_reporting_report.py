@@ -234,6 +234,8 @@ def test_what_is_a_sample_does_not_speak_for_the_rest():
     assert captions.warning(cells.assign(protocol="released")).endswith(
         "MNIST: complete data, but not the paper's text (protocol released)."
     )
+    mixed = pd.concat([cells, cells[:1].assign(data_kind="sample")])
+    assert captions.warning(mixed).startswith("Not the paper's experiment (sample data)")
     assert captions.warning(cells[:1]) == ""
     assert captions.warning(cells[1:]).startswith("Not the paper's experiment (sample data)")
 

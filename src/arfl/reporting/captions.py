@@ -108,16 +108,18 @@ def warning(cells: pd.DataFrame) -> str:
     """
     reasons = [f"scale {scale}" for scale in cells.scale.unique() if scale != "paper"]
     protocols = [f"protocol {p}" for p in cells.protocol.unique() if p != "paper"]
-    kinds = sorted(set(trained(cells).data_kind) - {"complete"})
-    data = [f"{kind} data" for kind in kinds]
-    whole = trained(cells)[trained(cells).data_kind == "complete"].dataset.unique()
-    if data and not reasons and len(whole):
-        partly = set(trained(cells).dataset) - set(whole)
+    used = trained(cells)
+    other = used[used.data_kind != "complete"]
+    data = [f"{kind} data" for kind in sorted(set(other.data_kind))]
+    whole = set(used.dataset) - set(other.dataset)
+    if data and whole and not reasons:
+        partly, complete = (
+            listed(sorted(map(panel_title, names))) for names in (set(other.dataset), whole)
+        )
+        reading = f", but not the paper's text ({', '.join(protocols)})" if protocols else ""
         return (
-            f"{listed(sorted(map(panel_title, partly)))}: not the paper's experiment "
-            f"({', '.join(data)}), the shape may be compared, the numbers not. "
-            f"{listed(sorted(map(panel_title, whole)))}: complete data"
-            + (f", but not the paper's text ({', '.join(protocols)})." if protocols else ".")
+            f"{partly}: not the paper's experiment ({', '.join(data)}), the shape may be compared, "
+            f"the numbers not. {complete}: complete data{reading}."
         )
     reasons += data
     if reasons:

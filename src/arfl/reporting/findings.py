@@ -405,44 +405,37 @@ def floors(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _floor(every: Iterable[Collected]) -> list[str]:
     """The success that no defence can go below, with the most telling case and all of them."""
-    head = (
-        "- **The floor of the success rate**: the paper counts the samples that are of the target"
-    )
-    found = [
-        (row, _data(one.cells[one.cells.task == row.task]), one.cells.protocol.iloc[0])
-        for one in every
-        for row in floors(one.cells).itertuples()
-    ]
+    head = "- **The floor of the success rate**: the paper counts the target class's own samples"
+    found = [(one.cells, row) for one in every for row in floors(one.cells).itertuples()]
     if not found:
-        return [f"{head} class anyway; open, no backdoor cell has a record."]
-    sides = [
-        (
-            f"{data}, {captions.panel_title(row.attack)}, protocol {protocol}",
-            row.label,
-            _number(row.counted, row.counted_std, int(row.n_seeds)),
-            _number(row.left_out, row.left_out_std, int(row.n_seeds)),
-            percent(row.accuracy, 1),
-        )
-        for row, data, protocol in found
-    ]
-    where, rule, counted, left_out, accuracy = max(
-        zip(sides, found, strict=True), key=lambda pair: pair[1][0].accuracy
-    )[0]
-    columns = ("attack", "rule", "as the paper counts", "without the target class", "accuracy")
+        return [f"{head}; open, no backdoor cell has a record."]
+    where, rule, counted, left_out, accuracy = _floor_row(*max(found, key=lambda f: f[1].accuracy))
     return [
-        f"{head} class anyway. Of the rules that an attack harms least, the most accurate is "
+        f"{head}. Of the rules that an attack harms least, the most accurate is "
         f"{rule} ({where}; accuracy {accuracy}): {counted} as the paper counts, "
         f"{left_out} without them.",
         "",
         *_folded(
             "The lowest success of each attack",
             [
-                f"| {' | '.join(columns)} |",
+                "| attack | rule | as the paper counts | without the target class | accuracy |",
                 "|---|---|---|---|--:|",
-                *(f"| {' | '.join(side)} |" for side in sides),
+                *(f"| {' | '.join(_floor_row(*one))} |" for one in found),
             ],
         ),
     ]
+
+
+def _floor_row(cells: pd.DataFrame, row) -> tuple[str, ...]:
+    """A row of `floors` of these cells in words."""
+    data, protocol = _data(cells[cells.task == row.task]), cells.protocol.iloc[0]
+    return (
+        f"{data}, {captions.panel_title(row.attack)}, protocol {protocol}",
+        row.label,
+        _number(row.counted, row.counted_std, int(row.n_seeds)),
+        _number(row.left_out, row.left_out_std, int(row.n_seeds)),
+        percent(row.accuracy, 1),
+    )
 
 
 def _open(known: Iterable[Mapping[str, Collected]]) -> list[str]:
