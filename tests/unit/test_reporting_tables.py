@@ -172,6 +172,23 @@ def test_a_cell_without_attackers_has_no_attack_success_rate_to_miss(tmp_path, w
     assert {r["n_planned"] for r in clean} == {"0"}
 
 
+def test_a_large_difference_has_the_reading_of_its_protocol_or_is_called_open(tmp_path, written):
+    accuracy = {"fedavg": 0.5, "median": 0.2}
+    for protocol, blamed in (("paper", "follows Equation 2"), ("released", "here the rel")):
+        experiment = Experiment(
+            tmp_path / protocol, scale="paper", protocol=protocol, targets=("figure3", "table4"),
+            accuracy=lambda cell, _: accuracy.get(cell["aggregator"], 0.3),
+        )  # fmt: skip
+        experiment.write()
+        lines = written(experiment, "figure3")[1].splitlines()
+        of_rule = [line for line in lines if line.startswith("- Repeated median differs")]
+        assert len(of_rule) == 1
+        assert blamed in of_rule[0]
+    # Nothing is known of FedAvg in Table 4, and its seeds differ by little.
+    notes = written(experiment, "table4")[1].splitlines()
+    assert any(n.startswith("- FedAvg differs") and "Open: no reading" in n for n in notes)
+
+
 def test_quick_scale_says_so_and_paper_scale_does_not(tmp_path, written):
     quick = Experiment(tmp_path, targets=("table3",))
     quick.write()
