@@ -183,7 +183,12 @@ def prepare(
 
 
 def write(name: str, preparation: Preparation, folder: Path) -> None:
-    """Write the prepared form of dataset ``name`` into ``folder``, complete or not at all."""
+    """Write the prepared form of dataset ``name`` into ``folder``, complete or not at all.
+
+    Raises:
+        UserError: if the preparation is not what `Preparation` asks for.
+    """
+    _check(name, preparation)
     arrays = preparation.arrays()
     meta = {
         "name": name,
@@ -212,6 +217,33 @@ def write(name: str, preparation: Preparation, folder: Path) -> None:
         for file, text in preparation.texts.items():
             write_text(temporary / file, text)
         write_json(temporary / "meta.json", meta)
+
+
+def _check(name: str, preparation: object) -> None:
+    """Refuse what would train on something else than it says, or fail far from its cause."""
+
+    def refuse(found: str) -> UserError:
+        return UserError(f"dataset {name}: {found}; see Preparation in arfl.dataset")
+
+    if not isinstance(preparation, Preparation):
+        raise refuse(f"prepare must return a Preparation, not {type(preparation).__name__}")
+    if preparation.kind not in KINDS:
+        raise refuse(f"kind is {preparation.kind!r}, not one of {', '.join(KINDS)}")
+    n_classes = len(preparation.class_names)
+    for part in ("train", "test"):
+        x, y = getattr(preparation, f"{part}_x"), getattr(preparation, f"{part}_y")
+        if x.dtype not in (np.uint8, np.int16, np.float32):
+            raise refuse(f"{part}_x is {x.dtype}, not uint8, int16 or float32")
+        if x.dtype == np.float32 and not np.isfinite(x).all():
+            raise refuse(f"{part}_x holds a NaN or an infinity")
+        if y.shape != (len(x),) or not len(y):
+            raise refuse(f"{part}_y has the shape {y.shape} for {len(x)} samples")
+        if y.dtype.kind not in "iu":
+            raise refuse(f"{part}_y is {y.dtype}, not whole numbers")
+        if y.min() < 0 or y.max() >= n_classes:
+            raise refuse(
+                f"{part}_y goes from {y.min()} to {y.max()}, but class_names has {n_classes}"
+            )
 
 
 def load(folder: str | os.PathLike, verify: bool = False) -> PreparedDataset:

@@ -165,11 +165,8 @@ def make(
         raise UserError(f"a partition needs at least one participant, not {n_clients}")
     options = defaults | given
     parts = divide(dataset, n_clients, seeds.generator(seed, "partition"), **options)
-    indices = [np.asarray(part, dtype=np.int64) for part in parts]
-    dealt = np.concatenate(indices)
-    if len(np.unique(dealt)) < len(dealt):
-        raise UserError(f"partition {name} deals a sample twice; correct the scheme")
     labels = np.asarray(dataset.train_y)
+    indices = _checked(name, parts, len(labels))
     class_counts = np.stack([np.bincount(labels[i], minlength=dataset.n_classes) for i in indices])
     description = {
         "name": name,
@@ -182,6 +179,35 @@ def make(
     if n_clients is None:
         description["client_names"] = dataset.group_names
     return Partition(indices, class_counts.astype(np.int64), description)
+
+
+def _checked(name: str, parts: object, n_samples: int) -> list[np.ndarray]:
+    """What a scheme returned, as int64; anything but indices of samples is refused."""
+    if not isinstance(parts, list | tuple) or not len(parts):
+        raise UserError(
+            f"partition {name} must return one index array per client, not {type(parts).__name__}; "
+            "correct the scheme"
+        )
+    indices = []
+    for client, part in enumerate(parts):
+        part = np.asarray(part)
+        # an empty list has no integer type of its own
+        if part.ndim != 1 or (part.size and part.dtype.kind not in "iu"):
+            raise UserError(
+                f"partition {name} must return whole numbers of shape (n,) for client {client}, "
+                f"not {part.dtype} of shape {part.shape}; correct the scheme"
+            )
+        indices.append(part.astype(np.int64))
+    dealt = np.concatenate(indices)
+    outside = dealt[(dealt < 0) | (dealt >= n_samples)]
+    if outside.size:
+        raise UserError(
+            f"partition {name} deals sample {outside[0]}, but the samples are 0 to "
+            f"{n_samples - 1}; correct the scheme"
+        )
+    if len(np.unique(dealt)) < len(dealt):
+        raise UserError(f"partition {name} deals a sample twice; correct the scheme")
+    return indices
 
 
 def number_of_clients(name: str, n_clients: int | None) -> int:

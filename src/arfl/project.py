@@ -33,7 +33,7 @@ def grid(files: Sequence[Path] = (), changes: Sequence[str] = ()) -> Grid:
         )
     config: dict = {}
     for path in ([] if first is None else [first]) + list(files):
-        config = merge(config, _read(path))
+        config = merge(config, read(path))
     for change in changes:
         config = merge(config, _parsed(change))
     # An installed package has no schema beside it; the grid refuses what it cannot use.
@@ -64,9 +64,28 @@ def cells(of: Grid, targets: Iterable[str]) -> dict[str, Cell]:
     return found or of.cells
 
 
-def _read(path: Path) -> Mapping:
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which YAML would keep the last unseen."""
+
+    def construct_mapping(self, node, deep=False):
+        # Keys that `<<` merges in are added later, and may be given again.
+        keys = [self.construct_object(key) for key, _ in node.value if key.value != "<<"]
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                line = node.value[place][0].start_mark.line + 1
+                raise UserError(f"{self.name}, line {line}: {key} stands there twice; keep one")
+        return super().construct_mapping(node, deep)
+
+
+def read(path: Path) -> Mapping:
+    """The content of a configuration file.
+
+    Raises:
+        UserError: if it is missing, no YAML or no mapping, or gives a key twice.
+    """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as stream:
+            content = yaml.load(stream, _Loader)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except yaml.YAMLError as error:

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,6 +116,30 @@ def broken(tmp_path, damage):
 def test_damaged_folder(tmp_path, damage, message):
     with pytest.raises(UserError, match=message):
         datasets.load(broken(tmp_path, damage))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "generated"}, "kind is 'generated', not one of complete, sample"),
+        ({"train_x": np.zeros((6, 2))}, "train_x is float64, not uint8"),
+        ({"test_x": np.full((6, 2), np.nan, np.float32)}, "test_x holds a NaN"),
+        ({"train_y": np.zeros(5, np.uint8)}, r"train_y has the shape \(5,\) for 6 samples"),
+        ({"train_y": np.zeros((6, 1), np.uint8)}, r"train_y has the shape \(6, 1\)"),
+        ({"test_y": np.zeros(6)}, "test_y is float64, not whole numbers"),
+        ({"test_y": np.arange(6)}, "test_y goes from 0 to 5, but class_names has 3"),
+        ({"train_y": np.arange(-1, 5)}, "train_y goes from -1 to 4"),
+    ],
+)
+def test_what_a_dataset_must_not_hand_over(tmp_path, change, message):
+    x, y = np.zeros((6, 2), np.float32), np.arange(6, dtype=np.uint8) % 3
+    right = datasets.Preparation(x, y, x, y, "synthetic", "made for a test", ["a", "b", "c"])
+    datasets.write("made", right, tmp_path / "right")
+    with pytest.raises(UserError, match=f"dataset made: {message}"):
+        datasets.write("made", replace(right, **change), tmp_path / "wrong")
+    with pytest.raises(UserError, match="must return a Preparation, not dict"):
+        datasets.write("made", {}, tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_changed_values_are_found_on_demand(tmp_path):

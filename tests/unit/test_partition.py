@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from arfl import partition
+from arfl import partition, registry
 from arfl.dataset import PreparedDataset
 from arfl.errors import UserError
 from arfl.partitions import label_shards as label_shards_file
@@ -279,6 +279,24 @@ TEN = with_counts([10] * 10)
 def test_what_cannot_be_divided(data, scheme, n_clients, message):
     with pytest.raises(UserError, match=message):
         partition.make(data, scheme, n_clients, 1)
+
+
+@pytest.mark.parametrize(
+    ("dealt", "message"),
+    [
+        (None, "one index array per client, not NoneType"),
+        ([[0, 1], [1]], "deals a sample twice"),
+        ([[0], [100]], "deals sample 100, but the samples are 0 to 99"),
+        ([[0], [-1]], "deals sample -1"),
+        ([[0], [0.5]], r"whole numbers of shape \(n,\) for client 1, not float64"),
+        ([[0], [[1, 2]]], r"for client 1, not int64 of shape \(1, 2\)"),
+    ],
+)
+def test_what_a_scheme_must_not_deal(monkeypatch, dealt, message):
+    monkeypatch.setattr(registry, "get", lambda folder, name: lambda *a: dealt)
+    monkeypatch.setattr(registry, "check_options", lambda *a: None)
+    with pytest.raises(UserError, match=f"partition iid .*{message}.*correct the scheme"):
+        partition.make(TEN, {"name": "iid"}, 2, 1)
 
 
 def test_search_for_distinct_shards_ends(monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from arfl import cli, project, status
+from arfl.errors import UserError
 from arfl.progress import Progress
 
 ROOT = Path(__file__).parents[2]
@@ -174,3 +175,12 @@ def test_the_terminal_gets_a_few_lines_and_programs_get_every_cell(grid, capsys)
 def test_a_target_without_cells_is_one_message(grid, capsys):
     assert cli.main(["status", "figure9"]) == 2
     assert "no target 'figure9' has cells; those that have: figure3" in capsys.readouterr().err
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("shared: &a {x: 1}\nrules:\n  one: {<<: *a, x: 2}\n  two: {}\n")
+    assert project.read(file)["rules"]["one"] == {"x": 2}
+    file.write_text(file.read_text() + "  one: {}\n")
+    with pytest.raises(UserError, match=r"config\.yaml, line 5: one stands there twice; keep one"):
+        project.read(file)

@@ -14,7 +14,7 @@ sys.path.insert(0, str(SOURCE))
 INHERITED = os.environ.get("PYTHONPATH")
 os.environ.update(PYTHONPATH=os.pathsep.join([str(SOURCE), *filter(None, [INHERITED])]))
 
-from arfl import registry
+from arfl import project, registry
 from arfl.config import check
 from arfl.errors import UserError
 from arfl.files import listing
@@ -42,6 +42,9 @@ config |= {
 }
 
 try:
+    # Snakemake has read them, and keeps the last of two equal keys.
+    for path in workflow.configfiles:
+        project.read(Path(path))
     check(config, BASE / "workflow/schemas/config.schema.yaml")
     GRID = Grid(config)
 except UserError as error:
