@@ -22,8 +22,9 @@ _OUTSIDE = frozenset(
 _BY_DIGEST = frozenset({"arfl.dataset", "arfl.partition"})
 """What these make enters a cell's record by a digest of its own."""
 _BY_TORCH = frozenset({"arfl.torch_training", "arfl.optimizers"})
-_SPEAKING = frozenset({"warn", "debug", "info", "warning", "error", "UserError", "ValueError"})
-"""Functions whose arguments are texts for people."""
+_SPEAKING = frozenset({"warn", "UserError", "ValueError"})
+_SPEAKERS = frozenset({"warnings", "logging", "fallback"})
+"""Functions, and modules with functions, whose arguments are texts for people."""
 
 
 _SILENT = frozenset({"annotation", "returns", "type_comment", "msg"})
@@ -64,8 +65,13 @@ def _speaks(node: ast.AST) -> bool:
     """Whether a node does nothing but say something: a raised error, a warning, a log line."""
     if isinstance(node, ast.Raise):
         return True
-    called = node.func if isinstance(node, ast.Call) else None
-    return getattr(called, "attr", getattr(called, "id", None)) in _SPEAKING
+    match node:
+        # By the module: a rule may well call a method of its own `error`.
+        case ast.Call(func=ast.Attribute(value=ast.Name(of), attr=name)) if of in _SPEAKERS:
+            return name in {"warn", "debug", "info", "warning", "error"}
+        case ast.Call(func=ast.Name(name)):
+            return name in _SPEAKING
+    return False
 
 
 def _says_only(statement: ast.stmt) -> bool:

@@ -192,6 +192,14 @@ def test_a_change_of_the_core_changes_every_cell(package, before, file, old, new
     assert changed(before, package.of_cells()) == set(before)
 
 
+@pytest.mark.parametrize("call", ["error({})", "distance.error({})", "warning({})"])
+def test_a_call_that_only_sounds_like_a_message_counts(package, call):
+    package.append("metrics.py", f"\n_X = {call.format(0.5)}\n")
+    half = package.of_cells()
+    package.edit("metrics.py", f"_X = {call.format(0.5)}", f"_X = {call.format(0.9)}")
+    assert changed(half, package.of_cells()) == set(half)
+
+
 @pytest.mark.parametrize("file", ["optimizers.py", "torch_training.py"])
 def test_training_by_pytorch_counts_where_nothing_is_compiled(package, before, file):
     package.append(file, "\n_ANOTHER = 1\n")
