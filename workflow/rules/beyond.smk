@@ -15,6 +15,7 @@ rule plan_beyond:
         "../../envs/report.yaml"
     params:
         config=planned_config,
+        code=fingerprint("arfl.grid"),
     shell:
         "python -m arfl plan --beyond --config {params.config:q}"
         " --assumptions {input.assumptions} --out {output} 2> {log}"
