@@ -49,11 +49,18 @@ def _validate(value: object, schema: Mapping, path: tuple) -> None:
                 hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
                 prefix = f"{where}." if where else ""
                 raise UserError(f"config: unknown key {prefix}{key}; {hint}")
-    raise UserError(f"config: {where or 'top level'}: {error.message}{_hint(error.instance)}")
+    raise UserError(f"config: {where or 'top level'}: {error.message}{_hint(error)}")
 
 
-def _hint(value: object) -> str:
-    """How to write a number that YAML reads as text."""
+def _hint(error: jsonschema.ValidationError) -> str:
+    """What is allowed where jsonschema's words do not say it, or how to write it."""
+    value = error.instance
+    # A pattern says little, and that no alternative fits says nothing.
+    if error.validator in ("pattern", "oneOf") and "description" in error.schema:
+        return f"; {error.schema['description']}"
+    if error.validator == "type" and error.validator_value == "array":
+        return "; write a list: [ ] around it, or a dash before it"
+    # YAML reads some numbers as text.
     if not isinstance(value, str) or "e" not in value.lower():
         return ""
     try:
@@ -94,12 +101,17 @@ def _varied(config: Mapping) -> Iterator[tuple[tuple, str, object]]:
     for kind in ("scales", "protocols"):
         changes += [((kind, name), change) for name, change in config[kind].items()]
     for place, change in changes:
-        for target, panels in change.get("targets", {}).items():
-            for number, panel in enumerate(panels):
-                vary = panel.get("vary", {})
-                if vary.get("of") == "task":
-                    where = (*place, "targets", target, number, "vary")
-                    for index, value in enumerate(vary["values"]):
-                        yield (*where, "values", index), vary["option"], value
-                    for option, value in vary.get("also", {}).items():
-                        yield (*where, "also", option), option, value
+        for section in ("targets", "beyond"):
+            for target, panels in change.get(section, {}).items():
+                for number, panel in enumerate(panels):
+                    where = (*place, section, target, number, "vary")
+                    yield from _varied_in(panel.get("vary", {}), where)
+
+
+def _varied_in(vary: Mapping, where: tuple) -> Iterator[tuple[tuple, str, object]]:
+    if vary.get("of") != "task":
+        return
+    for index, value in enumerate(vary["values"]):
+        yield (*where, "values", index), vary["option"], value
+    for option, value in vary.get("also", {}).items():
+        yield (*where, "also", option), option, value

@@ -148,6 +148,20 @@ VARIED = PANEL | {"n_attackers": [1], "vary": {"of": "task", "option": "lr", "va
         ),
         (("targets", "figure3"), [PANEL | {"n_attackers": 3}], "figure3.0.n_attackers: 3 is not"),
         (("resources", "mnist_shards"), {"minutes": 1}, "'mem_mb' is a required property"),
+        (
+            ("beyond",),
+            {"x": [VARIED | {"vary": {"of": "task", "option": "batch_size", "values": ["big"]}}]},
+            "config: beyond.x.0.vary.values.0: 'big' is not of type 'integer'",
+        ),
+        # what a pattern or a type alone would not say
+        (("targets",), {"my_table": [PANEL]}, "A target's name: lower-case letters and digits"),
+        (("aggregators",), {"my-rule": {}}, "; A name that can stand in a path: lower-case"),
+        (("targets", "figure3"), PANEL, "; write a list: [ ] around it, or a dash before it"),
+        (
+            ("targets", "figure3"),
+            [PANEL | {"n_attackers": [1], "aggregators": "median"}],
+            "; The rules of this panel, `all` or a list",
+        ),
     ],
 )
 def test_a_mistake_is_one_message_that_names_its_key(path, value, message):
