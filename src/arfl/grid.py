@@ -228,6 +228,14 @@ class Grid:
         for package in ("aggregators", "attacks"):
             for name, entry in self._merged[package].items():
                 _check_file(entry["rule"], package, f"{package}.{name}.rule")
+        labels: dict[str, str] = {}
+        for name, entry in self.aggregators.items():
+            # Rows of one name could not be told apart.
+            if (other := labels.setdefault(entry.get("label", name), name)) != name:
+                raise UserError(
+                    f"config: aggregators.{other} and aggregators.{name} have one label, "
+                    f"{entry.get('label', name)!r}; give each its own"
+                )
         for name, task in self.tasks.items():
             self._check_task(task, f"tasks.{name}")
         # Unknown names in a target are mistakes to be told at once.
@@ -235,8 +243,14 @@ class Grid:
         for target in self.config.get("target_seeds", {}):
             _member(target, known, "target", "config: target_seeds")
         further = (point.cell for points in self.beyond.values() for point in points)
-        for part in {cell.part("task") for cell in (*self.cells.values(), *further)}:
+        cells = (*self.cells.values(), *further)
+        for part in {cell.part("task") for cell in cells}:
             self.task(part)
+        for task in sorted({cell.task for cell in cells} - set(self._merged["resources"])):
+            raise UserError(
+                f"config: resources has no {task}; add how long a cell of it may take on one GPU, "
+                f"for example {task}: {{minutes: 60, mem_mb: 6000}}"
+            )
 
     @staticmethod
     def _check_task(task: Mapping, where: str) -> None:

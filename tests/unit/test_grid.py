@@ -63,7 +63,7 @@ def small(targets, **change):
             | {"attacks": {"flip": {"target": 2}}, "attack_training": {"lr_factor": 0.2}},
         },
         "targets": targets,
-        "resources": {"easy": {"minutes": 1, "mem_mb": 100}},
+        "resources": {name: {"minutes": 1, "mem_mb": 100} for name in ("easy", "hard")},
         "scales": {"paper": {}, "quick": {}, "reduced": {}},
         "protocols": {"paper": {}, "released": {}},
     }
@@ -574,11 +574,23 @@ def test_auto_asks_for_a_gpu_where_there_is_one(monkeypatch, there):
         ({"tasks": {"new": {"dataset": "mnist"}}}, "tasks.new lacks data"),
         ({"tasks": {"easy": {"data": "mnits"}}}, "tasks.easy.data is 'mnits'"),
         ({"scales": {"paper": {"aggregators": {"mean": {"rule": "maen"}}}}}, "rule is 'maen'"),
+        (
+            {"aggregators": {"ours": {"label": "Mean"}}},
+            "aggregators.mean and aggregators.ours have one label, 'Mean'",
+        ),
     ],
 )
 def test_an_incomplete_entry_is_one_message(change, message):
     with pytest.raises(UserError, match=re.escape(message)):
         small({}, **change)
+
+
+@pytest.mark.parametrize("section", ["targets", "beyond"])
+def test_a_task_without_resources_is_told_before_anything_is_trained(section):
+    tasks = {"new": SHIPPED["tasks"]["mnist_dirichlet"]}
+    small({}, tasks=tasks)  # no cell needs it
+    with pytest.raises(UserError, match=r"resources has no new; add .*, for example new: "):
+        small(**{"targets": {}, "tasks": tasks, section: {"a": [FLIPS | {"task": "new"}]}})
 
 
 def test_another_partition_scheme_replaces_the_options_of_the_old_one():
