@@ -157,6 +157,9 @@ def test_a_moved_project_does_nothing_again(tiny, tmp_path):
     try:
         tiny.folder = moved
         assert tiny.planned("figure3") in ({}, {"figure3": 1, "total": 1})
+        # A second run ends with a word.
+        figure = "results/quick/figures/figure3.png"
+        assert "nothing to do: all that was asked for is there" in tiny.snakemake(figure)
     finally:
         tiny.folder = original
 

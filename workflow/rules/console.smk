@@ -28,6 +28,11 @@ class Console(logging.Handler):
             self.progress()
         elif event == LogEvent.JOB_ERROR:
             self.failure(record)
+        # Then it ends without a word, and without `onsuccess`. A dry run says it itself.
+        elif event is None and record.getMessage().startswith("Nothing to be done"):
+            if not DRY_RUN:
+                say("nothing to do: all that was asked for is there")
+                closing_words(True)
         # The exception of a failed job repeats its whole command: its log says more.
         elif record.levelno >= logging.WARNING and event in (None, LogEvent.ERROR):
             text = record.getMessage().strip()
