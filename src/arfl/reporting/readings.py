@@ -44,7 +44,7 @@ MEASURES = {"last": "last round", "late": "mean of the last rounds"}
 # The one-sided level of a feature's bound, and how near a level must be.
 _LEVEL, _NEAR = 0.95, 0.03
 # A sentence names no more readings than this.
-_MANY = 4
+_MANY = 2
 _NOT_PLANNED = "not planned"
 _READING = ["run", "protocol", "reading", "words"]
 # One row per run, reading, rule, number of attackers and seed. ``column`` is the paper's number of
