@@ -232,6 +232,8 @@ def _check(name: str, preparation: object) -> None:
     n_classes = len(preparation.class_names)
     for part in ("train", "test"):
         x, y = getattr(preparation, f"{part}_x"), getattr(preparation, f"{part}_y")
+        if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)):
+            raise refuse(f"{part}_x and {part}_y must be NumPy arrays")
         if x.dtype not in (np.uint8, np.int16, np.float32):
             raise refuse(f"{part}_x is {x.dtype}, not uint8, int16 or float32")
         if x.dtype == np.float32 and not np.isfinite(x).all():

@@ -228,13 +228,14 @@ class Grid:
         for package in ("aggregators", "attacks"):
             for name, entry in self._merged[package].items():
                 _check_file(entry["rule"], package, f"{package}.{name}.rule")
-        labels: dict[str, str] = {}
+        labels = {}
         for name, entry in self.aggregators.items():
             # Rows of one name could not be told apart.
-            if (other := labels.setdefault(entry.get("label", name), name)) != name:
+            label = entry.get("label", name)
+            if (other := labels.setdefault(label, name)) != name:
                 raise UserError(
                     f"config: aggregators.{other} and aggregators.{name} have one label, "
-                    f"{entry.get('label', name)!r}; give each its own"
+                    f"{label!r}; give each its own"
                 )
         for name, task in self.tasks.items():
             self._check_task(task, f"tasks.{name}")

@@ -183,7 +183,7 @@ def make(
 
 def _checked(name: str, parts: object, n_samples: int) -> list[np.ndarray]:
     """What a scheme returned, as int64; anything but indices of samples is refused."""
-    if not isinstance(parts, list | tuple) or not len(parts):
+    if not isinstance(parts, list | tuple | np.ndarray) or not len(parts):
         raise UserError(
             f"partition {name} must return one index array per client, not {type(parts).__name__}; "
             "correct the scheme"

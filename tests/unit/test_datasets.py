@@ -122,6 +122,7 @@ def test_damaged_folder(tmp_path, damage, message):
     ("change", "message"),
     [
         ({"kind": "generated"}, "kind is 'generated', not one of complete, sample"),
+        ({"train_y": [0, 1, 2, 0, 1, 2]}, "train_x and train_y must be NumPy arrays"),
         ({"train_x": np.zeros((6, 2))}, "train_x is float64, not uint8"),
         ({"test_x": np.full((6, 2), np.nan, np.float32)}, "test_x holds a NaN"),
         ({"train_y": np.zeros(5, np.uint8)}, r"train_y has the shape \(5,\) for 6 samples"),

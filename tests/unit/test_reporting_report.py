@@ -1,4 +1,5 @@
 import html.parser
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -253,3 +254,19 @@ def test_the_index_sets_the_runs_beside_each_other(tmp_path):
     assert "108 of 108" not in page.text
     assert "36 of 36" in page.text
     assert "90 of 90" in page.text
+
+
+def test_the_theorem_is_no_verdict_on_a_trained_model(tmp_path):
+    experiment = Experiment(tmp_path, n_rounds=2, targets=("loan",))
+    experiment.write()
+    write(experiment, ("loan",))
+    path = tmp_path / "results" / "quick" / "claims.json"
+    ledger = json.loads(path.read_text())
+    theorems = [claim for claim in ledger["claims"] if claim["target"] == "theory"]
+    theorems[0]["verdict"] = "reproduced"
+    path.write_text(json.dumps(ledger))
+    report.index([path], tmp_path / "index.html")
+    n_trained = len(ledger["claims"]) - len(theorems)
+    assert f"0 reproduced, 0 not reproduced, {n_trained} undecided" in (
+        Page((tmp_path / "index.html").read_text()).text
+    )

@@ -557,6 +557,11 @@ def broken(collected: Iterable[Collected]) -> list[str]:
     return [f"`{row.record}`: {row.reason}" for row in rows.itertuples()]
 
 
+def of_training(findings: Iterable[Mapping]) -> list[Mapping]:
+    """The claims about trained models: all but the theorem, which a simulation judges anywhere."""
+    return [f for f in findings if f["target"] != "theory"]
+
+
 def tally(findings: Sequence[Mapping]) -> dict[str, int]:
     """How many of each verdict; those under another reading are counted by themselves."""
     counts = dict.fromkeys(VERDICTS, 0)

@@ -180,7 +180,7 @@ def _counts(ledgers: Sequence[tuple[str, Mapping]]) -> list[str]:
     """A sentence per run: how many claims hold, fail and stay open."""
     lines = []
     for name, ledger in ledgers:
-        of_run = [f for f in ledger["claims"] if f["target"] != "theory"]
+        of_run = claims.of_training(ledger["claims"])
         counts = {
             word: sum(f["at_hand"] == state for f in of_run)
             for word, state in (("hold", HOLDS), ("fail", FAILS))
@@ -201,8 +201,7 @@ def _claims(ledgers: Sequence[tuple[str, Mapping]]) -> list[str]:
     """How many there are of each kind, those with a verdict, and folded all that are measured."""
     names = [name for name, _ in ledgers]
     found = {
-        name: {f["id"]: f for f in ledger["claims"] if f["target"] != "theory"}
-        for name, ledger in ledgers
+        name: {f["id"]: f for f in claims.of_training(ledger["claims"])} for name, ledger in ledgers
     }
     lines = _counts(ledgers)
     of_claim = {i: [found[name][i] for name in names] for i in next(iter(found.values()))}

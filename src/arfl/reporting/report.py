@@ -66,7 +66,7 @@ def write(
         standing=_standing(own, cells),
         summary=captions.data_sentence(cells),
         mixed=captions.mixed_versions(cells),
-        tally=claims.tally(own["claims"]),
+        tally=claims.tally(claims.of_training(own["claims"])),
         runs=[_run_name(run) for run in runs],
         matrix=matrix(runs, of_first=True),
         sections=sections,
@@ -105,7 +105,8 @@ def index(
     paths = list(map(Path, ledgers))
     runs = [_ledger(path) for path in paths]
     rows = [
-        {**run, "tally": claims.tally(run["claims"]), "href": f"{path.parent.name}/report.html",
+        {**run, "tally": claims.tally(claims.of_training(run["claims"])),
+         "href": f"{path.parent.name}/report.html",
          "has_report": (path.parent / "report.html").exists()}
         for run, path in zip(runs, paths, strict=True)
     ]  # fmt: skip
@@ -123,7 +124,7 @@ def findings(ledger: Mapping) -> list[str]:
     was measured and what is claimed; and the statements that the paper's own numbers contradict.
     """
     found = ledger["claims"]
-    trained = [f for f in found if f["target"] != "theory"]
+    trained = claims.of_training(found)
     decided = [f for f in trained if f["verdict"] != UNDECIDED]
     states = [f["at_hand"] for f in trained]
     at_hand = ", ".join(
@@ -245,7 +246,7 @@ def _standing(ledger: Mapping, cells: pd.DataFrame) -> tuple[str, str]:
     """What this page may be taken for: a class and a sentence, by the obstacles to verdicts."""
     if warning := captions.warning(cells):
         return "stands-not", warning
-    verdicts = [f for f in ledger["claims"] if f["target"] != "theory"]
+    verdicts = claims.of_training(ledger["claims"])
     judged = sum(f["verdict"] != UNDECIDED for f in verdicts)
     if judged < len(verdicts):
         return "stands-partly", (
