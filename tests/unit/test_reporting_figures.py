@@ -109,6 +109,23 @@ def test_a_line_without_records_has_the_same_scale_as_the_others(tmp_path):
     assert max(x.max() for x in lines if len(x)) == 2
 
 
+def test_no_line_leads_over_a_planned_point_without_records(tmp_path):
+    experiment = Experiment(tmp_path, targets=("figure3",))
+    experiment.write()
+    for path in (tmp_path / "results").rglob("attackers-1/fedavg/seed-*.json"):
+        path.unlink()
+    collect.collect(experiment.plan_path, "figure3", manifest(experiment, "figure3"))
+    cells = frames.Collected(manifest(experiment, "figure3")).cells
+    numbers = paper.load(PAPER, "figure3")
+    sweep = made(experiment, "figure3").figure
+    for figure in (sweep, figures.protocols(cells, numbers).figure):
+        fedavg, median = figure.axes[:2]
+        gaps = [list(np.isnan(np.array(line.get_ydata(), float))) for line in fedavg.get_lines()]
+        assert [False, True, False] in gaps
+        whole = [np.array(line.get_ydata(), float) for line in median.get_lines()]
+        assert any(len(y) == 3 and not np.isnan(y).any() for y in whole)
+
+
 def test_rules_differ_in_colour_marker_and_grey(experiment):
     looks = style.looks([*AGGREGATORS, "another", "yet_another"])
     assert len({look.color for look in looks.values()}) == 8

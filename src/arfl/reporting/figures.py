@@ -34,8 +34,8 @@ OUTLIER = 25
 def sweep(cells: pd.DataFrame, numbers: PaperNumbers, target: Target) -> Drawing:
     """Accuracy against the swept value: a panel per rule, the others in grey behind it.
 
-    Only points that exist are drawn. Where one point of the sweep is all there is, rules are
-    compared side by side (`bars`) instead.
+    Only points that exist are drawn, and no line leads over a planned one that is missing. Where
+    one point of the sweep is all there is, rules are compared side by side (`bars`) instead.
     """
     cells = cells.assign(at=_places(cells))
     done = cells[(cells.state == DONE) & cells.accuracy.notna()]
@@ -51,14 +51,14 @@ def sweep(cells: pd.DataFrame, numbers: PaperNumbers, target: Target) -> Drawing
     for axis, (panel, rule) in zip(axes, facets, strict=True):
         for (p, other), curve in curves.items():
             if p == panel and other != rule and other not in own_scale:
-                known = curve.dropna(subset="mean")
-                axis.plot(known.x, known["mean"], color=style.SOFT, lw=1, zorder=1)
+                own = curve[curve.planned]
+                axis.plot(own.x, own["mean"], color=style.SOFT, lw=1, zorder=1)
         curve, look = curves[panel, rule], looks[rule]
-        known, printed = curve.dropna(subset="mean"), curve.dropna(subset="paper")
+        own, printed = curve[curve.planned], curve.dropna(subset="paper")
         axis.plot(printed.x, printed.paper, zorder=2, **style.PAPER_LINE)
         words = cells[cells.panel == panel].x.map(lambda x: isinstance(x, str)).any()
         line = look.line_style() | {"linestyle": "" if words else "-"}
-        axis.plot(known.x, known["mean"], zorder=4, **line)
+        axis.plot(own.x, own["mean"], zorder=4, **line)
         seeds = done[(done.panel == panel) & (done.aggregator == rule)]
         axis.plot(seeds["at"], 100 * seeds.accuracy, ".", color=look.color, ms=4, zorder=3)
         _sweep_axis(axis, cells[cells.panel == panel])
@@ -176,6 +176,8 @@ def by_round(collected: Collected, target: Target, metrics: tuple[str, ...]) -> 
 def protocols(cells: pd.DataFrame, numbers: PaperNumbers) -> Drawing:
     """Figure 3 under each protocol beside the paper's curves, a panel per rule.
 
+    No line leads over a number of attackers that is planned and has no record.
+
     Args:
         cells: of target ``figure3``, of several runs.
         numbers: the paper's Figure 3.
@@ -196,13 +198,16 @@ def protocols(cells: pd.DataFrame, numbers: PaperNumbers) -> Drawing:
         axis.plot(printed.x, 100 * printed.value, zorder=3, **style.PAPER_LINE)
         for name in names:
             here = done[(done.aggregator == rule) & (done.protocol == name)]
+            planned = cells[(cells.aggregator == rule) & (cells.protocol == name)]
+            places = sorted(planned.n_attackers.unique())
             look, of_x = looks[name], here.groupby("n_attackers")
             mean = 100 * of_x.accuracy.mean()
             axis.vlines(mean.index, 100 * of_x.accuracy.min(), 100 * of_x.accuracy.max(),
                         color=look.color, lw=1, alpha=0.6, zorder=2)  # fmt: skip
-            axis.plot(mean, color=look.color, marker=look.marker, ms=4.5, lw=1.5, zorder=4)
-            late = 100 * of_x.accuracy_late.mean()
-            axis.plot(late, color=look.color, lw=0.9, ls=(0, (1, 1.5)), zorder=2)
+            axis.plot(mean.reindex(places), color=look.color, marker=look.marker, ms=4.5, lw=1.5,
+                      zorder=4)  # fmt: skip
+            late = 100 * of_x.accuracy_late.mean().reindex(places)
+            axis.plot(late, color=look.color, lw=0.9, ls=(0, (1, 1.5)), marker=".", ms=2, zorder=2)
             if len(mean):
                 ends = [f"{y:.0f} % at {x}" for x, y in mean.iloc[[0, -1]].items()]
                 alts.append(f"{label}, {name}: {', '.join(dict.fromkeys(ends))}")
@@ -561,7 +566,10 @@ def draw_rounds(source: str | Path, target: Target, out_prefix: str | Path) -> N
 
 
 def _curves(cells: pd.DataFrame, numbers: PaperNumbers) -> dict[tuple[str, str], pd.DataFrame]:
-    """(panel, rule) -> x, the mean over the seeds and the paper's value there, in percent."""
+    """(panel, rule) -> x, the mean over the seeds and the paper's value there, in percent.
+
+    ``planned`` tells the run's own x, of which some may have no mean yet, from the paper's.
+    """
     n_clients = numbers.participants(cells)
     per_share = 1.0
     if (cells.x_name == "n_attackers").all() and numbers.n_clients and n_clients:
@@ -573,6 +581,7 @@ def _curves(cells: pd.DataFrame, numbers: PaperNumbers) -> dict[tuple[str, str],
         of_rule = printed[(printed.panel == panel) & (printed.aggregator == rule)]
         paper_y = pd.Series(100 * of_rule.value.to_numpy(), per_share * of_rule.x.to_numpy(float))
         curve = pd.DataFrame({"mean": mean, "paper": paper_y.groupby(level=0).first()}, dtype=float)
+        curve["planned"] = curve.index.isin(mean.index)
         # Where runs exist the paper's line does not reach beyond them.
         known = curve["mean"].dropna().index
         if len(known):
