@@ -174,11 +174,15 @@ def test_what_a_wrong_number_of_attackers_changes_is_that_of_the_records(written
     means = {f: statistics.mean(values) for f, values in told.items()}
     assert set(means) == {0, 2, 4, 6, 8}
     assert all(len(values) == 3 for values in told.values())
+
+    def signed(points):
+        return f"{points:+.2f} points".replace("-", "−")
+
     change = {f: mean - means[4] for f, mean in means.items() if f != 4}
     least, most = min(change, key=change.get), max(change, key=change.get)
     assert (
         f"Multi-Krum: beside the true number, told {least} changes its accuracy by "
-        f"{change[least]:+.1f} points, told {most} by {change[most]:+.1f}."
+        f"{signed(change[least])}, told {most} by {signed(change[most])}."
     ) in written.read_text(encoding="utf-8")
 
 

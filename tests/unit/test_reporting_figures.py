@@ -140,7 +140,7 @@ def test_rules_differ_in_colour_marker_and_grey(experiment):
 
 def test_an_attackers_rows_come_last_and_are_marked(experiment):
     axes = made(experiment, "weights").figure.axes
-    axis = next(a for a in axes if a.get_title(loc="left").startswith("FoolsGold: mnist shards"))
+    axis = next(a for a in axes if a.get_title(loc="left").startswith("FoolsGold: MNIST shards"))
     pixels = axis.get_images()[0].get_array()
     assert pixels.shape == (20, 10)
     # The invented weights are 0.2 to 0.3 for the two attackers and 1.0 to 1.1 for the others.

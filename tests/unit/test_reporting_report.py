@@ -110,8 +110,8 @@ def test_it_names_scale_data_and_every_cell_that_is_not_there(page):
 
 
 def test_claims_come_first_with_their_tally(page):
-    assert page.text.index("undecided") < page.text.index("Table 4: multiplicative")
-    assert "0 reproduced" in page.text
+    tally = page.text.index("None of the 43 claims about trained models is judged")
+    assert tally < page.text.index("undecided") < page.text.index("Table 4: multiplicative")
 
 
 def test_assumptions_and_provenance(page):
@@ -183,6 +183,7 @@ def test_a_target_of_the_users_own_has_a_section_with_table_and_figure(tmp_path)
 def test_the_first_screen_says_what_was_found(page):
     start = page.text[:2500]
     assert "claims about trained models is judged (scale is quick, not paper; data: " in start
+    assert "claims say that residual reweighting is the best rule" in start
     assert "Measured in quick" in start
     assert "claimed" in start
 
@@ -207,15 +208,41 @@ def finding(verdict, under, measured):
 
 def test_a_verdict_under_another_reading_is_framed_in_dashes():
     runs = [
-        {"claims": [finding("reproduced", "", "1 point")]},
-        {"claims": [finding("reproduced", "protocol released", "2 points")]},
-        {"claims": [finding("undecided", "", "")]},
+        {"run": "a", "claims": [finding("reproduced", "", "1 point")]},
+        {"run": "b", "claims": [finding("reproduced", "protocol released", "2 points")]},
+        {"run": "c", "claims": [finding("undecided", "", "")]},
     ]
     (row,) = report.matrix(runs, of_first=True)
     assert [cell["verdict"] for cell in row["cells"]] == ["verdict-mark", "verdict-under", ""]
     (other,) = report.matrix(runs[::-1], of_first=True)
     (any_run,) = report.matrix(runs[::-1], of_first=False)
     assert (row["measured"], other["measured"], any_run["measured"]) == (True, False, True)
+    # Over all runs one with a verdict is told of.
+    assert (any_run["run"], any_run["sides"]) == ("b", "ours: 2 points, claimed more")
+
+
+def test_verdicts_come_first_in_the_matrix_and_runs_that_have_one_speak():
+    def claim(identity, **changes):
+        return finding("undecided", "", "2 points") | {
+            "id": identity, "target": "t", "quote": identity, "where": "Section 1",
+            "says_best": identity == "best", "papers_subject": "", "papers_measured": "",
+            "papers_claimed": "", "at_hand": "unclear",
+        } | changes  # fmt: skip
+
+    judged = {"verdict": "not reproduced", "at_hand": "does not hold"}
+    runs = [
+        {"run": "a", "claims": [claim("best"), claim("robust")]},
+        {"run": "b", "claims": [claim("best"), claim("robust", **judged)]},
+    ]
+    rows = report.matrix(runs, of_first=False)
+    assert [row["claim"]["id"] for row in rows] == ["robust", "best"]
+    assert rows[0]["run"] == "b"
+    assert [r["claim"]["id"] for r in report.matrix(runs, of_first=True)] == ["best", "robust"]
+    said = report.findings_of(runs)
+    assert said[0].startswith("b: Of 2 claims about trained models: 0 reproduced, 1 not reproduced")
+    assert "“robust” (Section 1): ours, measured 2 points, claimed more" in said[0]
+    assert said[1].startswith("b: 1 claim says that residual reweighting is the best rule (unclear")
+    assert report.findings_of(runs[:1]) == report.findings(runs[0])
 
 
 def test_what_is_a_sample_does_not_speak_for_the_rest():

@@ -16,6 +16,7 @@ from arfl.errors import UserError
 from arfl.files import link, read_json, write_text
 from arfl.reporting import captions, collect, leaderboard, style, tables, targets
 from arfl.reporting.frames import DONE, MANIFEST, Collected, read_csv, x_text
+from arfl.reporting.margins import amount
 
 LEADERBOARD, ADAPTIVE, DECLARED = "leaderboard", "adaptive", "declared"
 ATTACKED = "residual_reweighting"
@@ -143,8 +144,8 @@ def _told(collected: Collected, paper_dir: str | Path) -> list[str]:
             worst, best = others.loc[change.idxmin()], others.loc[change.idxmax()]
             lines.append(
                 f"- {captions.panel_title(panel)}, {label}: beside the true number, told "
-                f"{worst.x:.0f} changes its accuracy by {100 * change.min():+.1f} points, told "
-                f"{best.x:.0f} by {100 * change.max():+.1f}."
+                f"{worst.x:.0f} changes its accuracy by {amount(change.min(), 'points')}, told "
+                f"{best.x:.0f} by {amount(change.max(), 'points')}."
             )
     return [*lines, ""]
 

@@ -25,9 +25,11 @@ _X_LABELS = {
     "scale": "scale of the submitted model",
 }
 _SHORT = {"n_attackers": "attackers", "noise_std": "σ", "delta": "δ", "lam": "λ"}
+_RULES = {"fedavg": "FedAvg", "foolsgold": "FoolsGold"}
 _PANELS = {
     "backdoor_naive": "naive backdoor",
     "backdoor_replacement": "model replacement",
+    "gaussian": "Gaussian noise",
     "alie": "ALIE",
     "ipm": "IPM",
     "min_max": "Min-Max",
@@ -50,13 +52,26 @@ _PANELS = {
 
 def panel_title(panel: str) -> str:
     """A panel's name for people: ``mnist/backdoor_naive`` -> ``MNIST, naive backdoor``."""
-    return ", ".join(map(_panel_part, panel.split("/"))) if panel else ""
+    return ", ".join(map(_panel_part, filter(None, panel.split("/"))))
 
 
 def _panel_part(part: str) -> str:
     if part.isdecimal():
         return counted(int(part), "attacker")
     return _PANELS.get(part, part.replace("_", " "))
+
+
+def rule_name(rule: str) -> str:
+    """A rule of the paper in a sentence: ``trimmed_mean`` -> ``trimmed mean``."""
+    return _RULES.get(rule, rule.replace("_", " "))
+
+
+def task_name(task: str) -> str:
+    """A task for people: ``mnist_shards.momentum-0`` -> ``MNIST shards, momentum 0``."""
+    base, *changes = task.split(".", maxsplit=1)
+    words = [_PANELS.get(word, word) for word in base.split("_")]
+    changed = [c.replace("-", " ", 1).replace("_", " ") for c in changes]
+    return ", ".join([" ".join(words), *changed])
 
 
 def x_label(x_name: str) -> str:
@@ -66,7 +81,7 @@ def x_label(x_name: str) -> str:
 
 def scenario(panel: str, x_name: str, x: object) -> str:
     """A panel and a swept value, ``MNIST, attackers = 2``."""
-    swept = f"{_SHORT.get(x_name, x_name)} = {x_text(x)}" if x_text(x) else ""
+    swept = f"{_SHORT.get(x_name, x_name.replace('_', ' '))} = {x_text(x)}" if x_text(x) else ""
     return ", ".join(filter(None, [panel_title(panel), swept]))
 
 

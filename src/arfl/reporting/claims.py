@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -84,6 +85,12 @@ class Claim:
         return self.test in ("exceeds", "undercuts") and self.by == 0
 
     @property
+    def says_best(self) -> bool:
+        """Whether it says that residual reweighting is the most accurate of the six."""
+        ours_alone = self.aggregators == ["residual_reweighting"] and self.against == "others"
+        return self.test == "exceeds" and self.metric == "accuracy" and ours_alone
+
+    @property
     def unit(self) -> str:
         """How its measured values are told."""
         compares = self.test in ("exceeds", "undercuts", "steady", "no_drop", "drops")
@@ -99,7 +106,8 @@ class Finding:
     ``verdict`` is under ``under``, a reading of the text, empty for the paper's own; ``at_hand``
     what the records say; ``subject`` what the margin that decides is about, ``measured`` and
     ``claimed`` its two sides and ``numbers`` the margin with its interval; ``power`` how many seeds
-    would settle it; ``others`` the verdict in the words of others; ``papers_subject``,
+    would settle it; ``others`` the verdict in the words of others; ``says_best`` whether it says
+    that residual reweighting is the most accurate rule; ``papers_subject``,
     ``papers_measured`` and ``papers_claimed`` the same of the paper's own numbers.
     """
 
@@ -108,6 +116,7 @@ class Finding:
     quote: str
     reading: str
     target: str
+    says_best: bool
     verdict: str
     under: str
     others: str
@@ -303,6 +312,7 @@ def find(
         quote=claim.quote,
         reading=claim.reading,
         target=claim.target,
+        says_best=claim.says_best,
         **own,
         **found,
     )
@@ -372,7 +382,7 @@ def _measured(margin: Margin, claim: Claim) -> str:
     return amount(float(margin.measured.mean()), margin.unit or claim.unit)
 
 
-def _bounded(simulated: pd.DataFrame) -> dict[str, str]:
+def _bounded(simulated: pd.DataFrame) -> dict[str, Any]:
     """Whether Equation 14 with constant 1 bounds every simulated error.
 
     The study needs no training and no data, so nothing stands in the way of a verdict. An error is

@@ -25,6 +25,10 @@ from arfl.reporting.targets import Target
 ONE_SEED = "One seed."
 CODE = "Computed without any training or data."
 HEAVIEST = 2
+# A sweep of more x than this is shown by round at three of them.
+MANY = 4
+# The band of more seeds than this leaves out their extremes.
+FEW = 5
 # A heat map of more scenarios than this is taller than a page.
 MAX_WEIGHT_ROWS = 8
 # A rule whose best value lies this far below the others' worst gets an axis of its own.
@@ -41,12 +45,16 @@ def sweep(cells: pd.DataFrame, numbers: PaperNumbers, target: Target) -> Drawing
     done = cells[(cells.state == DONE) & cells.accuracy.notna()]
     if done.empty or done.groupby("panel")["at"].nunique().max() < 2:
         return bars(cells, numbers, target)
-    facets = list(dict.fromkeys(zip(cells.panel, cells.aggregator, strict=True)))
     single = cells.groupby("panel").aggregator.nunique().max() == 1
-    figure, axes = style.grid(len(facets), columns=3)
     looks = style.looks(cells.aggregator)
     labels = dict(zip(cells.aggregator, cells.label, strict=True))
-    curves = _curves(cells, numbers)
+    curves = {
+        facet: curve
+        for facet, curve in _curves(cells, numbers).items()
+        if curve[["mean", "paper"]].notna().any(axis=None)
+    }
+    facets = list(curves)
+    figure, axes = style.grid(len(facets), columns=3)
     own_scale = set() if single else _outliers(curves)
     for axis, (panel, rule) in zip(axes, facets, strict=True):
         for (p, other), curve in curves.items():
@@ -118,9 +126,13 @@ def bars(cells: pd.DataFrame, numbers: PaperNumbers, target: Target) -> Drawing:
 
 
 def by_round(collected: Collected, target: Target, metrics: tuple[str, ...]) -> Drawing | None:
-    """Rates after every round: a row per metric, a panel per scenario; None if there are none."""
+    """Rates after every round: a row per metric, a panel per scenario; None if there are none.
+
+    Of a long sweep the first, the middle and the last x are shown.
+    """
     cells = collected.cells
     cells = cells[cells.state == DONE]
+    cells, left_out = _thinned(cells)
     panels = []
     for metric in metrics:
         for _, group in (
@@ -132,7 +144,7 @@ def by_round(collected: Collected, target: Target, metrics: tuple[str, ...]) -> 
     if not panels:
         return None
     of_first = sum(metric == panels[0][0] for metric, _ in panels)
-    columns = of_first if of_first <= 4 else 3
+    columns = 2 if of_first in (2, 4) else min(of_first, 3)
     size = (6.4, 3.6) if len(panels) == 1 else (3.6, 2.7)
     # Each metric begins a row.
     left_over = -of_first % columns if len(panels) > of_first else 0
@@ -142,17 +154,20 @@ def by_round(collected: Collected, target: Target, metrics: tuple[str, ...]) -> 
     axes = places[:of_first] + places[of_first + left_over :]
     looks = style.looks(collected.cells.aggregator)
     several = len({metric for metric, _ in panels}) > 1
+    # The range of many seeds covers everything.
+    edge = 0.25 if cells.seed.nunique() > FEW else 0.0
     for axis, (metric, group) in zip(axes, panels, strict=True):
         rounds = collected.rounds[collected.rounds.cell_id.isin(group.cell_id)]
         rounds = rounds.merge(group[["cell_id", "aggregator", "label"]], on="cell_id")
         ends = []
         for (rule, label), of_rule in rounds.groupby(["aggregator", "label"], sort=False):
-            series = 100 * of_rule.groupby("round")[metric].agg(["mean", "min", "max"])
+            of_round = (100 * of_rule[metric]).groupby(of_rule["round"])
+            mean, low, high = of_round.mean(), of_round.quantile(edge), of_round.quantile(1 - edge)
             look = looks[rule]
-            axis.plot(series.index, series["mean"], color=look.color, lw=1.4)
-            axis.fill_between(series.index, series["min"], series["max"], color=look.color,
-                              alpha=0.13, lw=0)  # fmt: skip
-            ends.append((series.index[-1], series["mean"].iloc[-1], label, look.color))
+            # In its own dashes, since two rules may submit the very same model.
+            axis.plot(mean, color=look.color, lw=1.4, ls=look.line)
+            axis.fill_between(mean.index, low, high, color=look.color, alpha=0.13, lw=0)
+            ends.append((mean.index[-1], mean.iloc[-1], label, look.color))
         axis.set_ylim(0, 100)
         style.label_ends(axis, ends, gap=100 * 0.13 / size[1] * 1.25)
         first = group.iloc[0]
@@ -165,7 +180,12 @@ def by_round(collected: Collected, target: Target, metrics: tuple[str, ...]) -> 
     axes[0].set_ylabel("%" if several else f"{name} (%)")
     title = target.title if target.plot == "rounds" else f"{target.title}, by round"
     one = cells.seed.nunique() == 1
-    caption = ONE_SEED if one else "Lines: mean over the seeds; band: all seeds."
+    band = "the middle half of the seeds" if edge else "all seeds"
+    caption = ONE_SEED if one else f"Lines: mean over the seeds; band: {band}."
+    if left_out:
+        caption += (
+            f" Of each sweep the first, the middle and the last; {left_out} more in the data."
+        )
     if len(metrics) == 1:
         caption = f"{captions.METRICS[metrics[0]]}. {caption}"
     labels = list(dict.fromkeys(cells.label))
@@ -284,7 +304,7 @@ def readings(cells: pd.DataFrame, numbers: PaperNumbers, target: Target) -> Draw
     words = (
         "Full: after the last round, mean over the seeds, with their range; hollow: mean of the "
         "last rounds. Upright lines: the paper's Figure 3. A rule's panel has the readings that "
-        "change something in it."
+        "change something in it, and an axis of its own."
     )
     source = of_text.sources(cells)
     n_readings = seeds.groupby(["run", "reading"]).ngroups
@@ -325,8 +345,9 @@ def weights(collected: Collected, target: Target) -> Drawing | None:
     bar.set_label("weight as a multiple of an equal share")
     caption = (
         "Each client's weight as a multiple of an equal share (white, 1: plain average; grey: took "
-        "no part); clients sorted, the attackers last, beside the orange bar; the strongest attack "
-        "of each kind, one seed; rules that weigh all clients alike are left out."
+        "no part); those clients that took part in a round drawn, the attackers last, beside the "
+        "orange bar; the strongest attack of each kind, one seed; rules that weigh all clients "
+        "alike are left out."
     )
     alt = f"Heat maps of clients by rounds in {len(scenarios)} attacks, attackers at the bottom."
     return Drawing(figure, target.title, caption, captions.caption(collected.cells), alt)
@@ -352,7 +373,7 @@ def timing(collected: Collected, target: Target) -> Drawing | None:
             )  # fmt: skip
         axis.set_yticks(range(len(here)), here.label)
         axis.set_ylim(len(here) - 0.5, -0.5)
-        axis.set_title(f"{task.replace('_', ' ')}, {n_clients} clients", loc="left")
+        axis.set_title(f"{captions.task_name(task)}, {n_clients} clients", loc="left")
     style.decades(axes[0], "x")
     for axis in axes[-2:]:
         axis.set_xlabel("aggregation, ms a round")
@@ -364,23 +385,29 @@ def timing(collected: Collected, target: Target) -> Drawing | None:
 
 
 def partitions(collected: Collected, target: Target) -> Drawing | None:
-    """Which classes each client holds, one panel per task, of the first seed; None without any."""
-    tasks = list(collected.partitions.groupby("task", sort=False))
+    """Which classes each client holds, one panel per partition, of its first seed; or None."""
+    tasks: dict[tuple, str] = {}
+    for task, rows in collected.partitions.groupby("task", sort=False):
+        first = rows.sort_values("seed", kind="stable").iloc[0]
+        same = (rows.partition == first.partition) & (rows.seed == first.seed)
+        # A task that changes no more than the training has the partition of another.
+        tasks.setdefault((int(first.seed), tuple(map(tuple, rows[same].class_counts))), task)
     if not tasks:
         return None
     figure, axes = style.grid(len(tasks), 2, 4.4, 2.5)
-    for axis, (task, rows) in zip(axes, tasks, strict=True):
-        first = rows.sort_values("seed", kind="stable").iloc[0]
-        same = (rows.partition == first.partition) & (rows.seed == first.seed)
-        counts = np.array(list(rows[same].class_counts))
+    for axis, ((seed, held), task) in zip(axes, tasks.items(), strict=True):
+        counts = np.array(held)
         mesh = partition_picture.heat_map(axis, counts)
-        axis.set_title(f"{task.replace('_', ' ')}, seed {first.seed}", loc="left")
+        axis.set_title(f"{captions.task_name(task)}, seed {seed}", loc="left")
         n_clients, n_classes = counts.shape
         axis.set_xticks(*_every(n_clients, 10))
         axis.set_yticks(*_every(n_classes, 10))
         figure.colorbar(mesh, ax=axis, label="samples")
     caption = "Training samples of each class at each participant; white: none."
-    alt = f"Heat maps of classes by clients for {captions.listed([task for task, _ in tasks])}."
+    if (more := collected.partitions.task.nunique() - len(tasks)) > 0:
+        caption += f" {captions.counted(more, 'further task')} with one of these partitions."
+    names = captions.listed([captions.task_name(task) for task in tasks.values()])
+    alt = f"Heat maps of classes by clients for {names}."
     return Drawing(figure, target.title, caption, captions.caption(collected.cells), alt)
 
 
@@ -590,6 +617,19 @@ def _curves(cells: pd.DataFrame, numbers: PaperNumbers) -> dict[tuple[str, str],
     return curves
 
 
+def _thinned(cells: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """The first, the middle and the last x of a panel with more than `MANY`; how many are not."""
+    shown, left_out = [], 0
+    for _, group in cells.groupby("panel", sort=False):
+        column = group.x.map(x_text)
+        places = list(dict.fromkeys(column))
+        if len(places) > MANY:
+            left_out += len(places) - 3
+            places = [places[0], places[len(places) // 2], places[-1]]
+        shown.append(group[column.isin(places)])
+    return (pd.concat(shown) if shown else cells), left_out
+
+
 def _outliers(curves: Mapping[tuple[str, str], pd.DataFrame]) -> set[str]:
     """Rules that reach so far below all others that a common axis would flatten these."""
     low = {rule: c[["mean", "paper"]].min().min() for (_, rule), c in curves.items()}
@@ -705,13 +745,15 @@ def _heat_map(axis: Axes, cell, rows: pd.DataFrame):
     axis.set_ylim(len(clients) - 0.5, -0.5)
     axis.grid(visible=False)
     axis.set_xlabel("round", labelpad=-8)
-    axis.set_ylabel(f"{len(clients)} clients", labelpad=9)
+    some = len(clients) < cell.n_clients
+    of_all = f"{len(clients)} of {cell.n_clients:.0f}" if some else len(clients)
+    axis.set_ylabel(f"{of_all} clients", labelpad=9)
     swept = captions.scenario("", cell.x_name, cell.x) if cell.x_name != "n_attackers" else ""
-    attack = (
-        f"{cell.attack.replace('_', ' ')}, {captions.counted(int(cell.n_attackers), 'attacker')}"
+    name, n_attackers = captions.panel_title(cell.attack), int(cell.n_attackers)
+    attack = ", ".join(filter(None, [name, captions.counted(n_attackers, "attacker"), swept]))
+    axis.set_title(
+        f"{cell.label}: {captions.task_name(cell.task)}\n{attack}", loc="left", fontsize=9
     )
-    attack += f", {swept}" if swept else ""
-    axis.set_title(f"{cell.label}: {cell.task.replace('_', ' ')}\n{attack}", loc="left", fontsize=9)
     return image
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from arfl.errors import UserError
 from arfl.files import atomic_path, write_text
@@ -148,7 +149,7 @@ def heat_map(scored: pd.DataFrame, table: pd.DataFrame, words: str) -> Figure:
                 color="white" if dark else "black", fontweight="bold" if column == 0 else None,
             )  # fmt: skip
     axis.axvline(0.5, color="white", linewidth=4)
-    figure.colorbar(image, ax=axis, label="score", shrink=0.8)
+    figure.colorbar(image, ax=axis, label="score", shrink=0.8, format=PercentFormatter(1))
     figure.supxlabel(words, x=0.01, ha="left", fontsize=7.5, color="#555555", wrap=True)
     return figure
 

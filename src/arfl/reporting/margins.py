@@ -201,7 +201,7 @@ class Values:
 
     def curve(self, panel: str, rule: str, x: object, over_x: str) -> pd.DataFrame:
         """Values by x (rows) and seed, restricted to ``x`` and summarised ``over_x``."""
-        name = rule.replace("_", " ") + (f" in {captions.panel_title(panel)}" if panel else "")
+        name = captions.rule_name(rule) + (f" in {captions.panel_title(panel)}" if panel else "")
         curve = self._curves.get((panel, rule))
         if curve is None:
             raise NotEnoughError(f"no values of {name}")
@@ -271,7 +271,7 @@ def _against_level(claim, values: Values) -> list[Margin]:
             curve = values.curve(panel, rule, claim.x, claim.over_x)
             for x, by_seed in curve.iterrows():
                 measured = by_seed.dropna().to_numpy(float)
-                label = _label(panel, f"{subject}{rule}", x)
+                label = _label(panel, f"{subject}{captions.rule_name(rule)}", x)
                 if claim.test == "between":
                     low, high = claim.level
                     margins += _within(label, measured, low, high, claim.unit)
@@ -308,12 +308,13 @@ def _against_rules(claim, values: Values) -> list[Margin]:
                     left, right = left.set_axis([""]), right.set_axis([""])
                 if list(left.index) != list(right.index):
                     raise NotEnoughError(f"{rule} and {other} have not the same points")
-                against = other if other != rule else "itself"
+                against = captions.rule_name(other) if other != rule else "itself"
                 for x, difference in (left - right).iterrows():
                     measured = difference.dropna().to_numpy(float)
                     if not len(measured):
                         raise NotEnoughError(f"{rule} and {other} have no seed in common")
-                    label = _label(panel, f"{rule} against {against}", x)
+                    subject = f"{captions.rule_name(rule)} against {against}"
+                    label = _label(panel, subject, x)
                     margins += _differences(claim, label, measured, sign)
     return margins
 
@@ -348,7 +349,7 @@ def _against_reference(claim, values: Values) -> list[Margin]:
                 change = (there - base).dropna().to_numpy(float)
                 if not len(change):
                     raise NotEnoughError(f"{rule}: no seed has both {base.name} and {x}")
-                margins += _change(claim, _label(panel, rule, x), change)
+                margins += _change(claim, _label(panel, captions.rule_name(rule), x), change)
     return margins
 
 
@@ -382,7 +383,7 @@ def amount(value: float, unit: str) -> str:
 
 
 def _label(panel: str, subject: str, x: object) -> str:
-    parts = [subject.replace("_", " ")]
+    parts = [subject]
     if panel:
         parts.append(captions.panel_title(panel))
     if x != "":

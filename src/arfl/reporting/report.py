@@ -1,6 +1,6 @@
 """The report: one HTML page that needs nothing else, made of the files that the steps before wrote.
 
-First what was found: three sentences and a matrix of the claims over the runs; then the reasoning
+First what was found: a few sentences and a matrix of the claims over the runs; then the reasoning
 for each claim, folded; then every target, and what stands behind the numbers: assumptions,
 settings, provenance and the state of every cell. Pictures are embedded, so the page opens from a
 file, in a mail or in print. `index` writes the page over several runs.
@@ -66,7 +66,6 @@ def write(
         standing=_standing(own, cells),
         summary=captions.data_sentence(cells),
         mixed=captions.mixed_versions(cells),
-        tally=claims.tally(claims.of_training(own["claims"])),
         runs=[_run_name(run) for run in runs],
         matrix=matrix(runs, of_first=True),
         sections=sections,
@@ -112,43 +111,75 @@ def index(
     ]  # fmt: skip
     page = _environment().get_template("index.html.jinja").render(
         rows=rows, runs=[_run_name(run) for run in runs], matrix=matrix(runs, of_first=False),
+        sentences=findings_of(runs),
         sections=_sections(targets.KNOWN, tables, figures),
     )  # fmt: skip
     write_text(out_html, page)
 
 
 def findings(ledger: Mapping) -> list[str]:
-    """What was found, in three sentences, computed from a ledger.
+    """What was found, in four sentences, computed from a ledger.
 
-    How many verdicts there are, or what keeps them away; the clearest contradiction between what
-    was measured and what is claimed; and the statements that the paper's own numbers contradict.
+    How many verdicts there are, or what keeps them away; whether residual reweighting is the best
+    rule; the clearest contradiction between what was measured and what is claimed; and the
+    statements that the paper's own numbers contradict.
     """
-    found = ledger["claims"]
-    trained = claims.of_training(found)
-    decided = [f for f in trained if f["verdict"] != UNDECIDED]
-    states = [f["at_hand"] for f in trained]
-    at_hand = ", ".join(
-        f"{words}: {n}"
-        for words, n in (
-            ("hold", states.count(HOLDS)), ("do not hold", states.count(FAILS)),
-            ("unclear", states.count(UNCLEAR)),
-            ("not enough records", sum(s not in _MARKS for s in states)),
-        )
-        if n
-    )  # fmt: skip
-    if decided:
+    trained = claims.of_training(ledger["claims"])
+    own = _own_contradictions(ledger["claims"])
+    return [_verdicts(trained), _best(trained), _contradiction(trained), own]
+
+
+def findings_of(ledgers: Sequence[Mapping]) -> list[str]:
+    """What was found over several runs: those with a verdict speak, else the first alone."""
+    trained = {_run_name(run): claims.of_training(run["claims"]) for run in ledgers}
+    judged = {run: of for run, of in trained.items() if any(map(_decided, of))}
+    if not judged:
+        return findings(ledgers[0])
+    said = [f"{run}: {_verdicts(of)} {_contradiction(of)}" for run, of in judged.items()]
+    # The more of them are measured, the more a run has to say on which rule is best.
+    run = max(
+        judged, key=lambda run: sum(f["says_best"] and f["measured"] != "" for f in judged[run])
+    )
+    return [*said, f"{run}: {_best(judged[run])}", _own_contradictions(ledgers[0]["claims"])]
+
+
+def _decided(finding: Mapping) -> bool:
+    return finding["verdict"] != UNDECIDED
+
+
+def _verdicts(trained: Sequence[Mapping]) -> str:
+    if any(map(_decided, trained)):
         told = ", ".join(f"{n} {verdict}" for verdict, n in claims.tally(trained).items())
-        first = f"Of {len(trained)} claims about trained models: {told}."
-    else:
-        first = (
-            f"None of the {len(trained)} claims about trained models is judged "
-            f"({_why_none(trained)}). What the records at hand say of them: {at_hand}."
-        )
-    return [first, _contradiction(trained), _own_contradictions(found)]
+        return f"Of {len(trained)} claims about trained models: {told}."
+    return (
+        f"None of the {len(trained)} claims about trained models is judged "
+        f"({_why_none(trained)}). What the records at hand say of them: {_at_hand(trained)}."
+    )
+
+
+def _at_hand(found: Sequence[Mapping]) -> str:
+    states = [f["at_hand"] for f in found]
+    counts = {
+        "hold": states.count(HOLDS),
+        "do not hold": states.count(FAILS),
+        "unclear": states.count(UNCLEAR),
+        "not enough records": sum(state not in _MARKS for state in states),
+    }
+    return ", ".join(f"{words}: {n}" for words, n in counts.items() if n)
+
+
+def _best(found: Sequence[Mapping]) -> str:
+    """Whether residual reweighting is the best rule, with the clearest of what was measured."""
+    about = [f for f in found if f["says_best"]]
+    say = "claim says" if len(about) == 1 else "claims say"
+    text = f"{len(about)} {say} that residual reweighting is the best rule ({_at_hand(about)})"
+    told = [f for state in (HOLDS, FAILS, UNCLEAR) for f in about if f["at_hand"] == state]
+    told.sort(key=lambda f: not _decided(f))
+    return f"{text}; for one, {claims.statement(told[0])}." if told else f"{text}."
 
 
 def matrix(runs: Sequence[Mapping], of_first: bool) -> list[dict]:
-    """A row per claim: its words, the paper's own numbers, and each run's mark.
+    """A row per claim: its words, the paper's own numbers, and each run's mark; verdicts first.
 
     A mark is framed for a verdict; the words beside it say what was measured and what is claimed.
 
@@ -161,7 +192,7 @@ def matrix(runs: Sequence[Mapping], of_first: bool) -> list[dict]:
         cells = []
         for run in runs:
             finding = next((f for f in run["claims"] if f["id"] == claim["id"]), None)
-            cells.append(_matrix_cell(finding))
+            cells.append({"run": _run_name(run), **_matrix_cell(finding)})
         own = claim["papers_own"]
         mark = {
             "mark": _MARKS.get(own, "–"),
@@ -169,8 +200,16 @@ def matrix(runs: Sequence[Mapping], of_first: bool) -> list[dict]:
             "title": claim["papers_numbers"],
             "verdict": "",
         }
-        measured = any(cell["sides"] for cell in (cells[:1] if of_first else cells))
-        rows.append({"claim": claim, "papers": mark, "cells": cells, "measured": measured})
+        measured = [cell for cell in (cells[:1] if of_first else cells) if cell["sides"]]
+        # Where several runs measured it: that with a verdict, or the first.
+        told = max(measured, key=lambda cell: cell["verdict"] != "", default=None)
+        rows.append(
+            {"claim": claim, "papers": mark, "cells": cells, "measured": bool(measured),
+             "sides": told["sides"] if told else "", "run": told["run"] if told else ""}
+        )  # fmt: skip
+    rows.sort(
+        key=lambda row: not any(c["verdict"] for c in row["cells"][: 1 if of_first else None])
+    )
     return rows
 
 
@@ -218,7 +257,7 @@ def _first_obstacle(finding: Mapping) -> str:
 
 def _contradiction(found: Sequence[Mapping]) -> str:
     failing = [f for f in found if f["at_hand"] == FAILS]
-    decided = [f for f in failing if f["verdict"] != UNDECIDED]
+    decided = list(filter(_decided, failing))
     if not failing:
         holding = [f for f in found if f["at_hand"] == HOLDS]
         if holding:

@@ -312,7 +312,7 @@ def _timing_block(cells: pd.DataFrame) -> Block:
         "device": lambda t: t.device,
     }
     rows = [
-        Row(t.label, t.task.replace("_", " "), [text(t) for text in columns.values()])
+        Row(t.label, captions.task_name(t.task), [text(t) for text in columns.values()])
         for t in compare.timing(cells).itertuples()
     ]
     return Block("", list(columns), rows)
