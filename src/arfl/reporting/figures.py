@@ -94,10 +94,11 @@ def bars(cells: pd.DataFrame, numbers: PaperNumbers, target: Target) -> Drawing:
     metrics = ["accuracy"]
     if cells.attack_success_rate.notna().any():
         metrics.append("attack_success_rate")
-    figure, axes = style.grid(
-        len(metrics) * len(keys), columns=len(metrics), panel_width=4.2, panel_height=2.3
-    )
     looks = style.looks(cells.aggregator)
+    height = 0.8 + 0.25 * len(looks)
+    figure, axes = style.grid(
+        len(metrics) * len(keys), columns=len(metrics), panel_width=4.2, panel_height=height
+    )
     n_clients = numbers.participants(cells)
     for row, (panel, column) in enumerate(keys):
         here = cells[(cells.panel == panel) & (cells.x.map(x_text) == column)]
@@ -704,6 +705,7 @@ def _points(
                       color=style.INK)  # fmt: skip
     axis.set_yticks(range(len(rules)), [label for (_, label), _ in rules])
     axis.set_ylim(len(rules) - 0.4, -0.6)
+    axis.xaxis.set_major_locator(MaxNLocator(6))
 
 
 def _strongest(cells: pd.DataFrame) -> pd.DataFrame:
