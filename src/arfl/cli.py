@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from arfl import __version__
+from arfl import __version__, registry
 from arfl.errors import UserError
 
 
@@ -49,6 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)
         return 130
+    except Exception as error:
+        place = registry.fault(error)
+        if place is None:
+            raise
+        logging.exception("The traceback, for the author of that file:")
+        print(f"error: {place}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -199,8 +206,7 @@ def _parser() -> argparse.ArgumentParser:
         add("--plan", type=Path, required=True)
         add("--target", required=True)
         add(f"--{source}", type=Path, required=True, help="collected.json, or a study's file")
-        if name != "rounds":
-            add("--paper", type=Path, required=True, help="folder of the paper's numbers")
+        add("--paper", type=Path, required=True, help="folder of the paper's numbers")
         add("--out", type=Path, required=True, help="one of the files; its suffix is replaced")
 
     add = verb("claims", _claims, "Judge the paper's statements on the records.").add_argument
@@ -456,10 +462,10 @@ def _figure(plan: Path, target: str, source: Path, paper: Path, out: Path) -> No
     figures.draw(source, _target(plan, target), paper, out.with_suffix(""))
 
 
-def _rounds(plan: Path, target: str, collected: Path, out: Path) -> None:
+def _rounds(plan: Path, target: str, collected: Path, paper: Path, out: Path) -> None:
     from arfl.reporting import figures
 
-    figures.draw_rounds(collected, _target(plan, target), out.with_suffix(""))
+    figures.draw_rounds(collected, _target(plan, target), paper, out.with_suffix(""))
 
 
 def _write_columns(out: Path, columns: Mapping[str, Sequence]) -> None:

@@ -11,6 +11,8 @@ opened:
 
 import hashlib
 import importlib
+import inspect
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -178,12 +180,23 @@ def prepare(
         UserError: for an unknown dataset or option, and for whatever is wrong with the files.
     """
     registry.check_options("datasets", name, options)
-    write(name, registry.get("datasets", name)(Path(raw_dir), **options), Path(out_dir))
+    function = registry.get("datasets", name)
+    known = inspect.signature(function).parameters
+    changed = {key: value for key, value in options.items() if value != known[key].default}
+    write(name, function(Path(raw_dir), **options), Path(out_dir), changed)
     return load(out_dir)
 
 
-def write(name: str, preparation: Preparation, folder: Path) -> None:
+def write(
+    name: str, preparation: Preparation, folder: Path, changed: Mapping[str, object] | None = None
+) -> None:
     """Write the prepared form of dataset ``name`` into ``folder``, complete or not at all.
+
+    Args:
+        name: of the dataset.
+        preparation: what its module made.
+        folder: to write.
+        changed: the options that are not at their defaults.
 
     Raises:
         UserError: if the preparation is not what `Preparation` asks for.
@@ -208,7 +221,8 @@ def write(name: str, preparation: Preparation, folder: Path) -> None:
             key: {"dtype": str(array.dtype), "shape": list(array.shape)}
             for key, array in arrays.items()
         },
-        "checksum": _checksum(arrays),
+        "changed": dict(changed or {}),
+        "checksum": _checksum(arrays, changed),
     }
     with atomic_path(folder) as temporary:
         temporary.mkdir()
@@ -281,7 +295,7 @@ def load(folder: str | os.PathLike, verify: bool = False) -> PreparedDataset:
             f"{folder} is not a whole prepared dataset ({error}); {remedy} (rm -r {folder}, then "
             "the same command)"
         ) from None
-    if verify and _checksum(arrays) != dataset.checksum:
+    if verify and _checksum(arrays, dataset.meta.get("changed")) != dataset.checksum:
         raise UserError(
             f"the arrays in {folder} do not match their checksum; {remedy} (rm -r {folder}, then "
             "the same command)"
@@ -328,8 +342,12 @@ def _save(path: Path, array: np.ndarray) -> None:
         stream.write(array.data)
 
 
-def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+def _checksum(arrays: Mapping[str, np.ndarray], changed: Mapping[str, object] | None) -> str:
     digest = hashlib.sha256()
+    # An option may change what is no array, such as a trigger. One at its default is left out, so
+    # that a new option moves no checksum.
+    if changed:
+        digest.update(json.dumps(changed, sort_keys=True).encode())
     for key in sorted(arrays):
         array = np.ascontiguousarray(arrays[key])
         digest.update(f"{key} {array.dtype.str} {array.shape}\n".encode())

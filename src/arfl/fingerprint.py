@@ -142,6 +142,15 @@ def _parse(module: str) -> tuple[str, tuple[str, ...]]:
     return repr(_contents(tree)), follow
 
 
+def check(module: str) -> None:
+    """Refuse a module that is no Python.
+
+    Raises:
+        UserError: naming its file and line.
+    """
+    _parse(module)
+
+
 def _tables(module: str) -> list[Path]:
     """Files beside the module that are no code and that its code names: it reads them."""
     code = _parse(module)[0]

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from arfl import libraries, registry
 from arfl.errors import UserError
-from arfl.fingerprint import of_cell
+from arfl.fingerprint import check, of_cell
 
 NO_ATTACK = "none"
 LARGEST_SEED = 2**32 - 1
@@ -237,6 +237,8 @@ class Grid:
                     f"config: aggregators.{other} and aggregators.{name} have one label, "
                     f"{label!r}; give each its own"
                 )
+        for name in self.config.get("datasets", {}):
+            _check_file(name, "datasets", "datasets")
         for name, task in self.tasks.items():
             self._check_task(task, f"tasks.{name}")
         # Unknown names in a target are mistakes to be told at once.
@@ -637,6 +639,11 @@ class Grid:
                 for target, points in (self.beyond if beyond else self.points).items()
             },
             "settings": settings,
+            "datasets": {
+                name: options
+                for name, options in sorted(self.config.get("datasets", {}).items())
+                if any(entry["task"]["data"] == name for entry in settings.values())
+            },
         }
 
 
@@ -653,6 +660,7 @@ def _check_file(name: str, folder: str, where: str) -> None:
             f"config: {where} is {name!r}, but src/arfl/{folder} has {', '.join(known)}; correct "
             "the name or add the file"
         )
+    check(f"arfl.{folder}.{name}")
 
 
 def _same(one: Value, other: Value) -> bool:

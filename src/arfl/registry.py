@@ -22,6 +22,7 @@ asked for, and this module needs the standard library alone.
 import difflib
 import importlib
 import inspect
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def register(entry: Callable) -> Callable:
     """Note what a file defines; the contracts' decorators and base classes call this.
 
     Raises:
-        UserError: if the file defines two entries.
+        UserError: if the file defines two entries, or a class with a misspelt hook.
     """
     module = entry.__module__
     if _ENTRIES.get(module, entry).__qualname__ != entry.__qualname__:
@@ -83,8 +84,37 @@ def register(entry: Callable) -> Callable:
             f"{module} defines two entries, {_ENTRIES[module].__qualname__} and "
             f"{entry.__qualname__}; one file holds one"
         )
+    if inspect.isclass(entry):
+        _check_hooks(entry)
     _ENTRIES[module] = entry
     return entry
+
+
+def fault(error: BaseException) -> str | None:
+    """The entry's file and line that an error came from; None if it came from none.
+
+    Whoever adds a rule or an attack is told its file, not where the package called it.
+    """
+    package, place = Path(__file__).parent, None
+    for frame in traceback.extract_tb(error.__traceback__):
+        file = Path(frame.filename)
+        if file.parent.parent == package and file.parent.name in KINDS and file.stem[0] != "_":
+            kind = KINDS[file.parent.name]
+            place = f"{kind} {file.stem}, {file}, line {frame.lineno}"
+    return place
+
+
+def _check_hooks(entry: type) -> None:
+    """Refuse a method whose name is nearly a hook's: nobody would ever call it."""
+    hooks = {name for base in entry.__mro__[1:] for name in dir(base) if name[0] != "_"}
+    for name in vars(entry):
+        if name[0] == "_" or name in hooks:
+            continue
+        if close := difflib.get_close_matches(name, hooks, n=1, cutoff=0.8):
+            raise UserError(
+                f"{entry.__module__}: {entry.__qualname__} has {name!r}, which is no hook and is "
+                f"never called; did you mean {close[0]!r}?"
+            )
 
 
 def get(folder: str, name: str) -> Any:

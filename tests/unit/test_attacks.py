@@ -258,3 +258,11 @@ def test_every_attack_has_its_file():
 def test_a_wrong_attack_is_one_message(name, meta, options, message):
     with pytest.raises(UserError, match=message):
         make(name, meta, **options)
+
+
+def test_a_misspelt_hook_is_refused():
+    with pytest.raises(UserError, match=r"'poisson', which is no hook .*did you mean 'poison'"):
+        type("Mine", (Attack,), {"__module__": "arfl.attacks.mine", "poisson": lambda self: None})
+    # Anything else is the author's own.
+    type("Other", (Attack,), {"__module__": "arfl.attacks.other", "centre": lambda self: None})
+    registry._ENTRIES.pop("arfl.attacks.other")

@@ -244,6 +244,20 @@ def test_a_mistake_in_the_program_keeps_its_traceback(folder, tmp_path, monkeypa
         cli.main(train_arguments(folder, tmp_path / "cell.json"))
 
 
+def test_a_mistake_in_somebodys_rule_is_a_message_that_names_its_file(
+    folder, tmp_path, monkeypatch, capsys, caplog
+):
+    mine = Path(arfl.__file__).parent / "attacks" / "mine.py"
+    code = compile("\n\nx.missing", str(mine), "exec")
+    monkeypatch.setattr(federation, "train", lambda *_, **__: exec(code, {"x": 1}))
+    assert cli.main(train_arguments(folder, tmp_path / "cell.json")) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"error: attack mine, {mine}, line 3: AttributeError: ")
+    # Its author needs the rest too.
+    assert "AttributeError" in caplog.records[-1].exc_text
+    assert not (tmp_path / "cell.json").exists()
+
+
 # A cell by its id
 
 IDS = "mnist_shards/none/attackers-0/fedavg/seed-1"
@@ -395,7 +409,7 @@ def test_wrong_arguments_of_every_verb_are_one_message(folder, tmp_path, capsys)
         (["trigger", "--data", folder / "data/meta.json", "--options", "{}"], "target"),
         (["table", *target, "--collected", missing, "--paper", missing], "missing"),
         (["figure", *target, "--source", missing, "--paper", missing], "missing"),
-        (["rounds", *target, "--collected", missing], "missing"),
+        (["rounds", *target, "--collected", missing, "--paper", missing], "missing"),
         (["claims", "--collected", missing, "--paper", missing], "missing"),
         (
             ["report", "--plan", missing, "--collected", missing, "--claims", missing],

@@ -459,6 +459,20 @@ def test_an_unknown_rule_is_one_message(package, name, rule, known):
     assert all(name in str(raised.value) for name in known)
 
 
+def test_options_of_an_unknown_dataset_are_one_message():
+    with pytest.raises(UserError, match="datasets is 'amazn', but src/arfl/datasets has amazon, "):
+        small({"a": [FLIPS]}, datasets={"amazn": {"balance": True}})
+
+
+def test_a_file_that_is_no_python_is_told_before_anything_is_planned(monkeypatch):
+    def broken(module):
+        raise UserError(f"{module}, line 3: invalid syntax; correct the file")
+
+    monkeypatch.setattr(grid, "check", broken)
+    with pytest.raises(UserError, match=r"arfl\.aggregators\.fedavg, line 3: invalid syntax"):
+        small({"a": [FLIPS]})
+
+
 def test_rules_are_the_files_of_their_package():
     assert set(registry.names("aggregators")) == RULES | {"flame"}
     assert set(registry.names("attacks")) > {"backdoor", "gaussian", "label_flip"}

@@ -1,42 +1,19 @@
 import csv
 import json
 import re
-import shutil
 import statistics
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
 import yaml
-from reporting_records import AGGREGATORS, LEVELS, Experiment, rewrite
+from reporting_records import AGGREGATORS, LEVELS, PAPER, Experiment, papers, rewrite
 
 from arfl.errors import UserError
 from arfl.reporting import claims, collect, evidence, frames, margins, paper
 
-PAPER = Path(__file__).parents[2] / "workflow" / "resources" / "paper"
-
-
-SILENT = ["aggregators.trimmed_mean.options.share", "attacks.label_flip.training.lr_factor"]
-TARGETS = Experiment.all_targets()
 NAIVE = "mnist_dirichlet/backdoor_naive"
-
-
-def papers(folder, **options):
-    """The paper's numbers and claims, with the invented experiment as the one that it trained."""
-    out = folder / "paper"
-    if not out.exists():
-        shutil.copytree(PAPER, out)
-    options = {"n_rounds": 2} | options
-    plans = {
-        protocol: Experiment(folder, scale="paper", protocol=protocol, **options).plan()
-        | {"assumptions": [{"key": key} for key in SILENT]}
-        for protocol in ("paper", "released")
-    }
-    content = evidence.describe(plans, TARGETS, list(AGGREGATORS))
-    (out / "experiment.json").write_text(json.dumps(content))
-    return out
 
 
 def findings(experiment, *targets, **options):
@@ -67,7 +44,9 @@ def test_the_ledger_is_complete_and_its_ids_are_unique():
 def test_quick_scale_never_gives_a_verdict_and_says_what_the_records_show(tmp_path):
     found = findings(Experiment(tmp_path, noise=0.0005), *Experiment.all_targets())
     assert {f.verdict for f in found.values()} == {"undecided"}
-    assert {f.others for f in found.values() if f.target != "theory"} == {"toy"}
+    # Where the seeds settle nothing, neither scale nor data alone are in the way.
+    settled = {f.id for f in found.values() if f.at_hand in ("holds", "does not hold")}
+    assert {f.id for f in found.values() if f.others == "toy"} == settled
     claim = found["mnist-flip-best-average"]
     assert "scale is quick, not paper" in claim.reason
     assert "data: stand-in" in claim.reason
@@ -538,7 +517,7 @@ def test_the_theorem_is_judged_on_the_simulation(tmp_path):
     )
     for error, verdict in (
         ("0.9", "reproduced"),
-        ("1.03", "reproduced"),
+        ("1.03", "undecided"),
         ("1.2", "not reproduced"),
     ):
         path = tmp_path / "theory.csv"

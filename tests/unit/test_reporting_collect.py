@@ -38,7 +38,7 @@ def test_every_plan_row_has_a_row_with_its_last_round(experiment):
         assert row.state == "done"
         assert row.x == planned["x"]
         assert row.accuracy == record["rounds"][-1]["accuracy"]
-        assert row.settings == record["settings"]
+        assert row.settings == record["settings"] | {"dataset": {}}
         assert row.attackers == record["clients"]["attackers"]
         assert row.dirty is False
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from reporting_records import ASSUMPTIONS, Experiment
+from reporting_records import ASSUMPTIONS, Experiment, papers_of
 
 from arfl.reporting import captions, claims, collect, figures, report, tables
 from arfl.reporting.targets import ALL, of_plan
@@ -46,7 +46,7 @@ class Page(html.parser.HTMLParser):
 
 def write(experiment, names):
     """Collect, draw and tabulate targets by name, and write the page."""
-    run, plan = experiment.run_dir, experiment.plan()
+    run, plan, papers = experiment.run_dir, experiment.plan(), papers_of(experiment)
     collected = {
         name: run / "collected" / name / "collected.json" for name in (*plan["targets"], ALL)
     }
@@ -56,13 +56,13 @@ def write(experiment, names):
     drawn, tabled = [], []
     for name in names:
         target, prefix = of_plan(plan)[name], run / "figures" / name
-        figures.draw(collected[target.folder], target, PAPER, prefix)
+        figures.draw(collected[target.folder], target, papers, prefix)
         drawn += [prefix.with_suffix(".svg"), prefix.with_suffix(".json")]
         if target.table:
-            tables.write(collected[target.folder], target, PAPER, run / "tables" / name)
+            tables.write(collected[target.folder], target, papers, run / "tables" / name)
             tabled.append(run / "tables" / f"{name}.json")
     own = [path for name, path in collected.items() if name != ALL]
-    claims.evaluate(own, PAPER, run / "claims")
+    claims.evaluate(own, papers, run / "claims")
     page = run / "report.html"
     report.write(experiment.plan_path, collected.values(), run / "claims.json", page, tabled, drawn)
     return Page(page.read_text())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import scipy.stats
-from reporting_records import AGGREGATORS, Experiment, rewrite
+from reporting_records import AGGREGATORS, Experiment, papers_of, rewrite
 
 from arfl.errors import UserError
 from arfl.reporting import collect, compare, paper, tables, targets
@@ -59,7 +59,7 @@ def written(tmp_path):
         out = experiment.run_dir / "collected" / entry.folder
         collect.collect(experiment.plan_path, entry.folder, out / "collected.json")
         prefix = experiment.run_dir / "tables" / target
-        tables.write(out / "collected.json", entry, PAPER, prefix)
+        tables.write(out / "collected.json", entry, papers_of(experiment), prefix)
         with open(f"{prefix}.csv") as file:
             rows = list(csv.DictReader(file))
         return rows, Path(f"{prefix}.md").read_text(), Path(f"{prefix}.tex").read_text()

@@ -33,6 +33,7 @@ rule rounds:
         collected="results/{run}/collected/{target}/collected.json",
         cells="results/{run}/collected/{target}/cells.csv",
         rounds="results/{run}/collected/{target}/rounds.csv",
+        paper=PAPER,
     output:
         svg="results/{run}/figures/{target}.rounds.svg",
         png=report(
@@ -51,4 +52,4 @@ rule rounds:
         code=fingerprint("arfl.reporting.figures"),
     shell:
         "python -m arfl rounds --plan {input.plan} --target {wildcards.target}"
-        " --collected {input.collected} --out {output.svg} 2> {log}"
+        " --collected {input.collected} --paper {input.paper} --out {output.svg} 2> {log}"

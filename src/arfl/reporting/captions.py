@@ -104,7 +104,7 @@ def data_sentence(cells: pd.DataFrame) -> str:
     """What was really used: scale, protocol, data with their kind, seeds, and what is missing."""
     if cells.empty:
         return "Nothing is planned here."
-    parts = [f"Scale {cells.scale.iloc[0]}", f"protocol {cells.protocol.iloc[0]}"]
+    parts = [f"Scale {listed(list(cells.scale.unique()))}", f"protocol {cells.protocol.iloc[0]}"]
     parts.append(_data_phrase(cells) or "no record yet, so no data was used")
     parts.append(f"{counted(cells.seed.nunique(), 'seed')} planned")
     done = (cells.state == DONE).sum()

@@ -25,7 +25,7 @@ import yaml
 
 from arfl.errors import UserError
 from arfl.files import write_json, write_text
-from arfl.reporting import evidence, frames, margins, paper
+from arfl.reporting import captions, evidence, frames, margins, paper
 from arfl.reporting.evidence import Experiment
 from arfl.reporting.frames import Collected
 from arfl.reporting.margins import (
@@ -49,6 +49,8 @@ VERIFIED, FALSIFIED, TOY, INCONCLUSIVE = "verified", "falsified", "toy", "inconc
 LEFT_OUT = 0.1
 DRAWS = 1000
 HARM = "harm"
+# What names a run.
+_RUN = ("run", "scale", "protocol")
 THEORY_COLUMNS = ("n_clients", "n_samples", "error", "error_standard_error", "rate")
 
 
@@ -73,7 +75,7 @@ class Claim:
     over_rounds: str = "last"
     burn_in: Mapping | None = None
     reference: str | float = "first"
-    level: float | list[float] = 0.0
+    level: float | list[float] | None = None
     by: float | list[float] = 0.0
     tolerance: float = 0.0
     working: float | None = None
@@ -149,12 +151,15 @@ def evaluate(
         out_prefix: where to write.
         theory: the simulation of Equation 14, see `arfl.studies.theory`.
     """
-    collected = {c.target: c for c in map(Collected, manifests)}
+    several = list(map(Collected, manifests))
+    collected = {c.target: c for c in several}
+    if len(collected) < len(several):
+        raise UserError("two of the collected files are of one target; name one for each")
     findings = ledger(collected, paper_dir, theory)
     table = pd.DataFrame(map(vars, findings), columns=[f.name for f in fields(Finding)])
     frames.write_csv(f"{out_prefix}.csv", table)
     write_text(f"{out_prefix}.md", markdown(findings, broken(collected.values())))
-    write_json(f"{out_prefix}.json", export(findings, collected))
+    write_json(f"{out_prefix}.json", export(findings, collected, evidence.load(paper_dir)))
 
 
 def ledger(
@@ -164,23 +169,25 @@ def ledger(
     experiment = evidence.load(paper_dir)
     claims = read(Path(paper_dir) / "claims.yaml", experiment)
     printed = {c.target: paper.load(paper_dir, c.target) for c in claims}
-    of_run = pd.concat([c.cells for c in collected.values()]) if collected else pd.DataFrame()
+    of_run = _of_one_run(collected)
     findings = []
     for claim in claims:
         numbers, of_target = printed[claim.target], collected.get(claim.target)
         found = find(claim, of_target, numbers, experiment, len(claims), of_run)
         if claim.test == "bounded" and theory is not None:
-            found = replace(found, **_bounded(frames.read_csv(theory, THEORY_COLUMNS)))
+            found = replace(found, **_bounded(_simulated(theory)))
         findings.append(found)
     return findings
 
 
-def export(findings: Sequence[Finding], collected: Mapping[str, Collected]) -> dict:
+def export(
+    findings: Sequence[Finding], collected: Mapping[str, Collected], experiment: Experiment
+) -> dict:
     """The ledger of one run for other programs."""
-    cells = pd.concat([c.cells for c in collected.values()]) if collected else pd.DataFrame()
-    run = {
-        key: cells[key].iloc[0] if len(cells) else "" for key in ("run", "scale", "protocol")
-    }  # fmt: skip
+    cells = _of_one_run(collected)
+    run = {key: cells[key].iloc[0] if len(cells) else "" for key in _RUN}
+    if len(cells) and (evidence.as_trained(cells, experiment).scale == evidence.CHANGED).any():
+        run["scale"] = evidence.CHANGED
     done = 0 if cells.empty else int((cells.drop_duplicates("cell_id").state == "done").sum())
     n_cells = 0 if cells.empty else int(cells.cell_id.nunique())
     limits = {n: margins.detectable(n, len(findings)) for n in (3, 5, 10)}
@@ -194,6 +201,18 @@ def export(findings: Sequence[Finding], collected: Mapping[str, Collected]) -> d
         "detectable": {str(n): round(float(limit), 2) for n, limit in limits.items()},
         "claims": [asdict(finding) for finding in findings],
     }
+
+
+def _of_one_run(collected: Mapping[str, Collected]) -> pd.DataFrame:
+    """All cells; those of several runs would be judged as if they were of the first."""
+    if not collected:
+        return pd.DataFrame()
+    cells = pd.concat([c.cells for c in collected.values()], ignore_index=True)
+    runs = cells[list(_RUN)].drop_duplicates()
+    if len(runs) > 1:
+        names = captions.listed([" ".join(run) for run in runs.itertuples(index=False)])
+        raise UserError(f"a ledger is of one run, but these files are of {names}")
+    return cells
 
 
 @cache
@@ -268,6 +287,8 @@ def _unknown(claim: Claim, experiment: Experiment) -> str:
         return f"test {claim.test} needs against"
     if isinstance(claim.level, list) != (claim.test == "between"):
         return "level is a list of two bounds exactly where the test is between"
+    if problem := _senseless(claim):
+        return problem
     points = experiment.of("paper", claim.target)
     for panel in [*claim.panels, *([] if claim.against_panel is None else [claim.against_panel])]:
         in_panel = points[points.panel == panel]
@@ -277,6 +298,37 @@ def _unknown(claim: Claim, experiment: Experiment) -> str:
         for x in [*wanted, claim.reference, claim.against_x]:
             if isinstance(x, int | float) and x not in list(in_panel.x):
                 return f"{claim.target} has no x of {x} in panel {panel!r}"
+    return ""
+
+
+def _senseless(claim: Claim) -> str:
+    """A bound that is no rate, or a field that the test does not look at; empty for neither."""
+    for name in ("level", "by", "tolerance"):
+        value = getattr(claim, name)
+        bounds = np.atleast_1d(0.0 if value is None else value)
+        if not (np.abs(bounds) <= 1).all():
+            return f"{name} is {value}, but rates are fractions"
+        if len(bounds) > 1 and bounds[0] >= bounds[1]:
+            return f"{name} has the bounds {bounds[0]:g} and {bounds[1]:g}, not in this order"
+    to_level = claim.test in ("above", "below", "between")
+    to_rules = claim.test in ("exceeds", "undercuts")
+    if to_level and claim.level is None:
+        return f"test {claim.test} needs level"
+    looks_at = {
+        "level": to_level,
+        "by": to_rules or claim.test == "drops",
+        "tolerance": claim.test in ("steady", "no_drop"),
+        "against": to_rules,
+        "against_panel": to_rules,
+        "against_x": to_rules,
+        "x": to_level or to_rules,
+        "over_x": to_level or to_rules,
+        "reference": claim.test in ("steady", "no_drop", "drops"),
+    }
+    default = Claim(claim.id, claim.where, claim.quote, claim.target, claim.test)
+    for name, looked_at in looks_at.items():
+        if not looked_at and getattr(claim, name) != getattr(default, name):
+            return f"test {claim.test} does not look at {name}"
     return ""
 
 
@@ -333,19 +385,19 @@ def _on_records(
     obstacles = list(standing.obstacles)
     found = {"under": standing.reading, "others": TOY if standing.toy else INCONCLUSIVE}
     try:
-        parts = [
-            margin
-            for part in _parts(claim)
-            for margin in margins.of(
-                part, Values.of_cells(_our_values(part, standing.cells, collected))
-            )
-        ]
+        parts = []
+        for part in _parts(claim):
+            values = _our_values(part, standing.cells, collected)
+            obstacles += _lost(part, values, standing.cells)
+            parts += margins.of(part, Values.of_cells(values))
     except NotEnoughError as problem:
         reason = "; ".join([*obstacles, "not enough records"])
+        found["others"] = INCONCLUSIVE
         return found | {"reason": reason, "at_hand": NO_RECORDS, "numbers": str(problem)}
     judged = margins.judge(parts, claim.strict, family)
     if judged.state == UNCLEAR:
         obstacles.append(judged.why)
+        found["others"] = INCONCLUSIVE
     verdict = UNDECIDED
     if not obstacles:
         verdict = REPRODUCED if judged.state == HOLDS else NOT_REPRODUCED
@@ -382,20 +434,42 @@ def _measured(margin: Margin, claim: Claim) -> str:
     return amount(float(margin.measured.mean()), margin.unit or claim.unit)
 
 
+def _simulated(path: str | Path) -> pd.DataFrame:
+    """The study's file, if every number in it can be one."""
+    simulated = frames.read_csv(path, THEORY_COLUMNS)
+    numbers = simulated[["error", "error_standard_error", "rate"]].apply(
+        pd.to_numeric, errors="coerce"
+    )
+    positive = np.isfinite(numbers) & (numbers > 0)
+    if not positive.all(axis=None):
+        raise UserError(f"{path} has an error or a bound that is no positive number; make it again")
+    return simulated.assign(**numbers)
+
+
 def _bounded(simulated: pd.DataFrame) -> dict[str, Any]:
     """Whether Equation 14 with constant 1 bounds every simulated error.
 
-    The study needs no training and no data, so nothing stands in the way of a verdict. An error is
-    above the bound where it is so by more than four standard errors: one in thirty thousand by
-    chance, and there are some hundred.
+    The study needs no training and no data: only its own precision may stand in the way. An error
+    is on one side of the bound where it is so by more than four standard errors: one in thirty
+    thousand by chance, and there are some hundred.
     """
     ratio = simulated.error / simulated.rate
-    holds = bool((ratio - 4 * simulated.error_standard_error / simulated.rate <= 1).all())
+    doubt = 4 * simulated.error_standard_error / simulated.rate
+    state = UNCLEAR
+    if (ratio + doubt <= 1).all():
+        state = HOLDS
+    elif (ratio - doubt > 1).any():
+        state = FAILS
+    verdict, others = {
+        HOLDS: (REPRODUCED, VERIFIED),
+        FAILS: (NOT_REPRODUCED, FALSIFIED),
+        UNCLEAR: (UNDECIDED, INCONCLUSIVE),
+    }[state]
     return {
-        "verdict": REPRODUCED if holds else NOT_REPRODUCED,
-        "others": VERIFIED if holds else FALSIFIED,
-        "reason": "",
-        "at_hand": HOLDS if holds else FAILS,
+        "verdict": verdict,
+        "others": others,
+        "reason": "the simulation is too coarse" if state == UNCLEAR else "",
+        "at_hand": state,
         "subject": "worst error",
         "measured": f"{ratio.max():.2g} times the right-hand side",
         "claimed": "at most 1 time",
@@ -447,12 +521,22 @@ def _our_values(claim: Claim, cells: pd.DataFrame, collected: Collected) -> pd.D
         rounds = _after_burn_in(collected.rounds, claim)
         done = set(cells[cells.state == frames.DONE].cell_id)
         rounds = rounds[rounds.cell_id.isin(done)]
-        values["value"] = values.cell_id.map(
-            rounds.groupby("cell_id")[claim.metric].agg(claim.over_rounds)
-        )
+        # Of a round without a value nothing is known, so there is no maximum and no mean either.
+        of_cell = rounds.groupby("cell_id")[claim.metric]
+        whole = of_cell.agg(claim.over_rounds).where(of_cell.count() == of_cell.size())
+        values["value"] = values.cell_id.map(whole)
     if values.value.isna().all():
         raise NotEnoughError(f"{claim.metric.replace('_', ' ')}: no values")
     return values
+
+
+def _lost(claim: Claim, values: pd.DataFrame, cells: pd.DataFrame) -> list[str]:
+    """Records without the value that other seeds of the same point have."""
+    keys = [values.panel, values.aggregator, values.x.map(frames.x_text)]
+    there = values.value.notna()
+    lost = (cells.state == frames.DONE) & ~there & there.groupby(keys).transform("any")
+    words = claim.metric.replace("_", " ")
+    return [f"{lost.sum()} records lack the {words}"] if lost.any() else []
 
 
 def _after_burn_in(rounds: pd.DataFrame, claim: Claim) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from these files alone.
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,9 @@ def _plan_rows(plan: Mapping, target: str, plan_path: str | Path) -> list[dict]:
     if target not in targets:
         known = ", ".join(sorted({*targets, ALL}))
         raise UserError(f"{plan_path} has no target {target!r}; it has {known}")
+    places = [(row["panel"], row["x"], row["cell"]["id"]) for row in targets[target]]
+    if twice := [place for place, times in Counter(places).items() if times > 1]:
+        raise UserError(f"{plan_path} has {twice[0][2]} twice at one point of {target}; plan again")
     return targets[target]
 
 
@@ -113,13 +117,16 @@ def _check_planned(content: Mapping, cell: Mapping, settings: Mapping) -> None:
     if content["cell"] != cell:
         raise BrokenRecordError(f"it is the record of {content['cell']['id']}")
     # A record copied to another seed keeps the streams of its own.
-    streams = {role: seeds.integer(cell["seed"], role) for role in content["seeds"]}
+    streams = {role: seeds.integer(cell["seed"], role) for role in seeds.ROLES}
     if content["seeds"] != streams:
         raise BrokenRecordError(f"its random streams are not those of seed {cell['seed']}")
     difference = next(differences(content["settings"], settings), None)
     if difference:
         name, value, planned = difference
         raise BrokenRecordError(f"its {name} is {value!r}, not {planned!r} as planned")
+    n_clients, planned = content["clients"]["n"], settings["task"].get("n_clients")
+    if planned not in (None, n_clients):
+        raise BrokenRecordError(f"it has {n_clients} clients, not {planned} as planned")
 
 
 def differences(value: object, planned: object, name: str = "") -> Iterator[tuple]:
@@ -142,7 +149,7 @@ def _cell_row(plan: Mapping, target: str, row: Mapping, content: Any) -> dict:
         "cell_id": cell["id"],
         "changes": cell["changes"],
         "label": labels.get(cell["aggregator"], {}).get("label", cell["aggregator"]),
-        "settings": plan["settings"][row["settings"]],
+        "settings": _settings(plan, row),
     }
     if content is None:
         return planned | {"state": MISSING, "reason": "no record yet"}
@@ -171,6 +178,13 @@ def _cell_row(plan: Mapping, target: str, row: Mapping, content: Any) -> dict:
         ended = {"state": DIVERGED, "reason": f"diverged {text}", "diverged": text}
         return planned | known | ended
     return planned | known | {"state": DONE} | _rates(content["rounds"])
+
+
+def _settings(plan: Mapping, row: Mapping) -> dict:
+    """The settings of a cell, with the options of the data that it is trained on."""
+    settings = plan["settings"][row["settings"]]
+    # Records do not have them: other options make other data, with a checksum of their own.
+    return settings | {"dataset": plan.get("datasets", {}).get(settings["task"].get("data"), {})}
 
 
 def _rates(rounds: list[dict]) -> dict:

@@ -20,12 +20,15 @@ from arfl.errors import UserError
 from arfl.files import read_json
 from arfl.reporting import captions
 from arfl.reporting.collect import differences
-from arfl.reporting.frames import DONE, x_text
+from arfl.reporting.frames import DONE, Collected, x_text
 
 MINIMUM_SEEDS = 3
-PARTS = ("task", "attack", "aggregator")
+PARTS = ("task", "attack", "aggregator", "dataset")
 # How the assumptions call the parts of a cell's settings.
-_NAMES = {"task": "tasks", "attack": "attacks", "aggregator": "aggregators"}
+_NAMES = {
+    "task": "tasks", "attack": "attacks", "aggregator": "aggregators", "dataset": "datasets",
+}  # fmt: skip
+CHANGED = "paper with other settings"
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class Experiment:
         rules: the six aggregators.
         silent: dotted keys of config.yaml on which the text is silent -> the tasks for which it is,
             empty for all.
-        points: protocol -> target -> the points: panel, x_name, x, aggregator, and the keys of
-            their settings.
+        points: protocol -> target -> the points: panel, x_name, x, the task, attack, number of
+            attackers, aggregator and dataset, and the keys of their settings.
         settings: those keys -> settings.
     """
 
@@ -72,10 +75,13 @@ def describe(plans: Mapping[str, Mapping], targets: list[str], rules: list[str])
             for point in plan["targets"][target]:
                 if point["cell"]["aggregator"] not in rules:
                     continue
-                row = {key: point[key] for key in ("panel", "x_name", "x")}
-                row["aggregator"] = point["cell"]["aggregator"]
+                row = {key: point[key] for key in ("panel", "x_name", "x", "dataset")}
+                for key in ("task", "attack", "n_attackers", "aggregator"):
+                    row[key] = point["cell"][key]
+                given = plan["settings"][point["settings"]]
+                given = given | {"dataset": plan["datasets"].get(given["task"]["data"], {})}
                 for part in PARTS:
-                    value = plan["settings"][point["settings"]][part]
+                    value = given[part]
                     key = row[f"{part}_settings"] = _key(value)
                     settings[key] = value
                 rows[json.dumps(row)] = row
@@ -112,6 +118,41 @@ def load(paper_dir: str | Path) -> Experiment:
         raise UserError(f"{path} has not the expected form ({problem!r})") from None
 
 
+def as_trained(cells: pd.DataFrame, paper: Experiment) -> pd.DataFrame:
+    """Cells whose label says more than their settings do get the scale `CHANGED`.
+
+    What a cell's name says was changed, as in a sweep, is no such difference; nor is anything of a
+    task, attack, rule or dataset that the paper does not have.
+    """
+    known: dict[tuple[str, str, str], set[str]] = {}
+    for protocol, targets in paper.points.items():
+        for points in targets.values():
+            for part in PARTS:
+                for name, key in zip(points[part], points[f"{part}_settings"], strict=True):
+                    known.setdefault((protocol, part, name), set()).add(key)
+
+    def differs(cell) -> bool:
+        for part in PARTS:
+            keys = known.get((cell.protocol, part, getattr(cell, part)))
+            said, given = (cell.changes or {}).get(part, {}), cell.settings.get(part)
+            if keys and not any(
+                all(name.split(".")[-1] in said for name, _, _ in differences(given, wanted))
+                for wanted in (paper.settings[key] for key in keys)
+            ):
+                return True
+        return False
+
+    changed = [cell.scale == "paper" and differs(cell) for cell in cells.itertuples()]
+    return cells.assign(scale=cells.scale.mask(pd.Series(changed, cells.index, bool), CHANGED))
+
+
+def collected(manifest: str | Path, paper_dir: str | Path) -> Collected:
+    """What has been collected of a target, its cells labelled `as_trained`."""
+    found = Collected(manifest)
+    found.cells = as_trained(found.cells, load(paper_dir))
+    return found
+
+
 @dataclass(frozen=True)
 class Standing:
     """What verdict the cells of a claim may carry.
@@ -120,7 +161,7 @@ class Standing:
         cells: those that count: the paper's rules, at scale paper the paper's points only.
         reading: under which reading of the text, empty for the paper's own.
         obstacles: why there is no verdict, empty if there may be one.
-        toy: whether scale or data alone forbid one.
+        toy: whether scale or data, and nothing else, forbid one.
     """
 
     cells: pd.DataFrame
@@ -152,7 +193,7 @@ def weigh(
     scale, protocol = cells.scale.iloc[0], cells.protocol.iloc[0]
     reading, obstacles = ("" if protocol == "paper" else f"protocol {protocol}"), []
     kinds = sorted(set(captions.trained(cells).data_kind) - {"complete"})
-    if scale != "paper":
+    if scale not in ("paper", CHANGED):
         obstacles.append(f"scale is {scale}, not paper")
     else:
         points = paper.of(protocol, cells.target.iloc[0])
@@ -165,10 +206,11 @@ def weigh(
             obstacles += lacking + others
     if kinds:
         obstacles.append(f"data: {', '.join(kinds)}")
+    toys = (scale not in ("paper", CHANGED)) + bool(kinds)
     obstacles += _incomplete(cells) + list(
         _mixtures(captions.trained(cells), captions.trained(of_run))
     )
-    return Standing(cells, reading, obstacles, toy=scale != "paper" or bool(kinds))
+    return Standing(cells, reading, obstacles, toy=0 < toys == len(obstacles))
 
 
 def _in_sweep(cells: pd.DataFrame, points: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -195,7 +237,8 @@ def _deviations(
     """The reading under which the cells were trained, and what fits no reading of the text."""
     keys = ["panel", "aggregator", "column"]
     columns = [f"{part}_settings" for part in PARTS]
-    merged = cells.merge(points[[*keys, *columns]].drop_duplicates(keys), "left", on=keys)
+    wanted = points[[*keys, "n_attackers", *columns]].drop_duplicates(keys)
+    merged = cells.merge(wanted, "left", on=keys, suffixes=("", "_wanted"))
     # Dotted key -> the values that cells have, each as JSON, beside the paper's.
     found: dict[str, dict[str, object]] = {}
     differing: dict[str, set[str]] = {}
@@ -210,6 +253,10 @@ def _deviations(
                 differing.setdefault(key, set()).add(row["cell_id"])
                 tasks.setdefault(key, set()).add(row["task"])
     readings, obstacles = [reading] if reading else [], []
+    others = merged[merged.n_attackers != merged.n_attackers_wanted]
+    for row in others.drop_duplicates(["n_attackers", "n_attackers_wanted"]).itertuples():
+        number = captions.counted(int(row.n_attackers), "attacker")
+        obstacles.append(f"{number}, not {row.n_attackers_wanted} as in the paper")
     for key, values in found.items():
         text = " and ".join(values)
         planned = json.dumps(next(iter(values.values())))
@@ -297,6 +344,25 @@ def _mixtures(cells: pd.DataFrame, of_run: pd.DataFrame) -> Iterator[str]:
     ):
         if found > 1:
             yield f"{found} {what} are mixed"
+    # The rules of a seed are compared with each other: they must have met the same.
+    task, attack = (
+        cells.settings.map(lambda settings, part=part: json.dumps(settings[part], sort_keys=True))
+        for part in ("task", "attack")
+    )
+    attackers = cells.attackers.map(json.dumps)
+    for what, found in (
+        ("partitions", cells.partition.groupby([task, cells.seed])),
+        ("sets of attackers", attackers.groupby([task, attack, cells.n_attackers, cells.seed])),
+    ):
+        if (most := found.nunique().max()) > 1:
+            yield f"{most} {what} of one seed are mixed"
+    # Two trainings never take the same time to the last digit.
+    same = ["panel", "aggregator", "column", "accuracy", "accuracy_late", "seconds_total"]
+    done = cells[cells.state == DONE]
+    for _, copies in done[done.duplicated(same, keep=False)].groupby(same):
+        if copies.seed.nunique() > 1:
+            listed = captions.listed([str(seed) for seed in sorted(set(copies.seed))])
+            yield f"seeds {listed} of {copies.cell_id.iloc[0]} are copies of each other"
     for dataset, of_one in cells.groupby("dataset", sort=False):
         if of_one.data_checksum.nunique() > 1:
             yield f"{of_one.data_checksum.nunique()} versions of the data {dataset} are mixed"

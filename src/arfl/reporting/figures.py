@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from arfl.errors import UserError
-from arfl.reporting import captions, compare, frames, paper, partition_picture, style
+from arfl.reporting import captions, compare, evidence, frames, paper, partition_picture, style
 from arfl.reporting import readings as of_text
 from arfl.reporting.frames import DONE, Collected, x_text
 from arfl.reporting.paper import PaperNumbers
@@ -564,7 +564,7 @@ def make(source: str | Path, target: Target, paper_dir: str | Path) -> Drawing:
     if target.plot not in PLOTS:
         known = ", ".join(PLOTS)
         raise UserError(f"{target.name}: unknown plot {target.plot!r}; known are {known}")
-    collected = Collected(source)
+    collected = evidence.collected(source, paper_dir)
     drawing = None
     if not captions.trained(collected.cells).empty:
         if target.plot in _VIEWS:
@@ -585,9 +585,11 @@ def draw(source: str | Path, target: Target, paper_dir: str | Path, out_prefix: 
     style.save(make(source, target, paper_dir), out_prefix)
 
 
-def draw_rounds(source: str | Path, target: Target, out_prefix: str | Path) -> None:
+def draw_rounds(
+    source: str | Path, target: Target, paper_dir: str | Path, out_prefix: str | Path
+) -> None:
     """Draw a target's rates after every round into the same four files."""
-    collected = Collected(source)
+    collected = evidence.collected(source, paper_dir)
     drawing = by_round(collected, target, ("accuracy", "attack_success_rate"))
     title = f"{target.title}, by round"
     style.save(drawing or style.empty(title, captions.caption(collected.cells)), out_prefix)

@@ -64,7 +64,7 @@ def write(
         _replaced(Path(page), "")
     with tempfile.TemporaryDirectory() as folder:
         # In one order, however they are given.
-        known = [_collect(run, Path(folder)) for run in sorted(map(Path, runs))]
+        known = [_collect(run, paper_dir, Path(folder)) for run in sorted(map(Path, runs))]
         known = [run for run in known if run]
         if not known:
             raise UserError(f"no run at scale {SCALE} with packed records ({batches.SUFFIX})")
@@ -75,10 +75,12 @@ def write(
         )
         drawn = figures.protocols(cells, numbers)
         style.save_svg(drawn, picture)
-        ledgers = [
-            (name, claims.export(claims.ledger(of_targets, paper_dir), of_targets))
-            for name, of_targets in ((_protocol(run), _without_all(run)) for run in known)
-        ]
+        experiment = evidence.load(paper_dir)
+        ledgers = []
+        for run in known:
+            of_targets = _without_all(run)
+            found = claims.ledger(of_targets, paper_dir)
+            ledgers.append((_protocol(run), claims.export(found, of_targets, experiment)))
         every = [run[targets.ALL] for run in known]
         text = [
             "# Findings",
@@ -121,7 +123,7 @@ def write(
             write_text(page, _replaced(Path(page), block))
 
 
-def _collect(run: Path, folder: Path) -> dict[str, Collected]:
+def _collect(run: Path, paper_dir: str | Path, folder: Path) -> dict[str, Collected]:
     """Target -> what is collected, for the targets that have a record; empty for none."""
     plan_path = run / "plan.json"
     plan = read_json(plan_path)
@@ -136,7 +138,7 @@ def _collect(run: Path, folder: Path) -> dict[str, Collected]:
     for target in (*made, targets.ALL):
         manifest = folder / run.name / target / MANIFEST
         collect.collect(plan_path, target, manifest, packed)
-        made[target] = Collected(manifest)
+        made[target] = evidence.collected(manifest, paper_dir)
         # Read before the folder is gone.
         _ = made[target].cells, made[target].rounds, made[target].weights
     return made
@@ -165,9 +167,9 @@ def _protocol(run: Mapping[str, Collected]) -> str:
 def _opening(every: Iterable[Collected]) -> list[str]:
     parts = []
     for one in every:
-        done = (one.cells.state == DONE).sum()
+        n_recorded = len(captions.trained(one.cells))
         parts.append(
-            f"{done} of {len(one.cells)} cells under protocol {one.cells.protocol.iloc[0]}"
+            f"{n_recorded} of {len(one.cells)} cells under protocol {one.cells.protocol.iloc[0]}"
         )
     return [
         f"At the paper's scale {captions.listed(parts)} have a record. Rates are in percent after "
@@ -210,7 +212,8 @@ def _claims(ledgers: Sequence[tuple[str, Mapping]]) -> list[str]:
     legend = (
         "✓ holds, ✗ fails, ? open; **bold** where it is a verdict, under that protocol; "
         f"{NOTHING}: no records. ± is half the interval that decides, at a level which keeps the "
-        f"chance of any wrong verdict below {100 * margins.FAMILY_LEVEL:g} %; then the seeds."
+        f"chance of any wrong verdict in one protocol's ledger, looked at once, below "
+        f"{100 * margins.FAMILY_LEVEL:g} %; then the seeds, and how many trainings diverged."
     )
     if decided:
         lines += ["", *_claims_table(names, decided), "", legend]
@@ -232,6 +235,7 @@ def _claims_table(names: Sequence[str], rows: Iterable[Sequence[Mapping]]) -> li
     return lines
 
 
+_DIVERGED = re.compile(r"(?P<n>\d+) of \d+ cells diverged")
 _HALF = re.compile(r"± (?P<half>[\d.]+) \(.*?(?P<n>\d+ seeds)\)$")
 
 
@@ -249,7 +253,10 @@ def _side(finding: Mapping) -> str:
     mark = _MARKS.get(finding["at_hand"], "?")
     mark = f"**{mark}**" if finding["verdict"] != UNDECIDED else mark
     half = _HALF.search(finding["numbers"])
-    told = f" ± {half['half']} ({half['n']})" if half else " (1 seed)"
+    seeds = half["n"] if half else "1 seed"
+    diverged = _DIVERGED.search(finding["reason"])
+    seeds += f", {diverged['n']} diverged" if diverged else ""
+    told = f" ± {half['half']} ({seeds})" if half else f" ({seeds})"
     return f"{mark} {finding['measured']}{told}"
 
 
@@ -450,10 +457,10 @@ def _open(known: Iterable[Mapping[str, Collected]]) -> list[str]:
         shares = []
         for run in known:
             cells = run[target].cells.drop_duplicates("cell_id") if target in run else None
-            done = 0 if cells is None else int((cells.state == DONE).sum())
-            shares.append((done, 0 if cells is None else len(cells)))
-        if any(done for done, _ in shares):
-            told = [f"{done} of {planned}" if planned else NOTHING for done, planned in shares]
+            found = (0, 0) if cells is None else (len(captions.trained(cells)), len(cells))
+            shares.append(found)
+        if any(recorded for recorded, _ in shares):
+            told = [f"{n} of {planned}" if planned else NOTHING for n, planned in shares]
             lines.append(f"| {target} | {' | '.join(told)} |")
     return lines
 

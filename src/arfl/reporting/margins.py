@@ -192,6 +192,11 @@ class Values:
             index=keys, columns="seed", values="value"
         )
         places = long.assign(column=long.x.map(x_text)).drop_duplicates(keys)
+        # Numbers in their order, however they were planned: the first is the smallest.
+        numbers = pd.to_numeric(places.x, errors="coerce")
+        sortable = numbers.notna().groupby(places.panel).transform("all")
+        order = numbers.where(sortable, range(len(places)))
+        places = places.assign(order=order).sort_values("order", kind="stable")
         values = table.loc[list(places[keys].itertuples(index=False, name=None)), seeds]
         return cls(places, values.to_numpy(float), seeds)
 

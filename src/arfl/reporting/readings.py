@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 
 from arfl.grid import OF_ATTACKERS
-from arfl.reporting import captions, compare, frames, paper, tables
+from arfl.reporting import captions, compare, evidence, paper, tables
 from arfl.reporting.evidence import MINIMUM_SEEDS
 from arfl.reporting.frames import DIVERGED, DONE, x_text
 from arfl.reporting.paper import PaperNumbers
@@ -312,7 +312,7 @@ def write(manifests: Iterable[str | Path], paper_dir: str | Path, out_prefix: st
         paper_dir: the paper's numbers.
         out_prefix: output path without suffix.
     """
-    tables.save(*table(together(manifests), paper.load(paper_dir, PRINTED)), out_prefix)
+    tables.save(*table(together(manifests, paper_dir), paper.load(paper_dir, PRINTED)), out_prefix)
 
 
 def sources(cells: pd.DataFrame) -> str:
@@ -324,9 +324,9 @@ def sources(cells: pd.DataFrame) -> str:
     return " ".join(filter(None, sentences))
 
 
-def together(manifests: Iterable[str | Path]) -> pd.DataFrame:
+def together(manifests: Iterable[str | Path], paper_dir: str | Path) -> pd.DataFrame:
     """The cells of several runs in one frame."""
-    several = [frames.Collected(manifest).cells for manifest in manifests]
+    several = [evidence.collected(manifest, paper_dir).cells for manifest in manifests]
     return pd.concat(several, ignore_index=True)
 
 

@@ -47,7 +47,7 @@ def _over_runs(
     """What runs at the paper's scale make together: laid-out tables and figures."""
     every = sorted(path for of_run in manifests for path in of_run)
     found = [path for path in every if path.parent.name == readings.TARGET]
-    cells = readings.together(found) if found else None
+    cells = readings.together(found, paper_dir) if found else None
     if cells is None or (cells := cells[cells.scale == "paper"]).empty:
         return [], []
     numbers = paper.load(paper_dir, readings.PRINTED)
@@ -100,7 +100,7 @@ def _draw(
         figures.draw(source, target, paper_dir, prefix)
         drawn += [f"{prefix}.svg", f"{prefix}.json"]
         if target.by_round:
-            figures.draw_rounds(source, target, f"{prefix}.rounds")
+            figures.draw_rounds(source, target, paper_dir, f"{prefix}.rounds")
             drawn += [f"{prefix}.rounds.svg", f"{prefix}.rounds.json"]
         if target.table:
             tables.write(source, target, paper_dir, out / "tables" / target.name)

@@ -51,7 +51,8 @@ def write(
     plan, own = read_json(plan_path), _ledger(ledger)
     collected = {c.target: c for c in map(Collected, manifests)}
     known = targets.of_plan(plan)
-    cells = _unique([c.cells for c in collected.values()])
+    # The ledger knows whether they are of the scale that they are called.
+    cells = _unique([c.cells for c in collected.values()]).assign(scale=own["scale"])
     sections = _sections(known, tables, figures)
     for section in sections:
         there = collected.get(known[section["target"]].folder)

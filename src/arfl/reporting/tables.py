@@ -12,9 +12,9 @@ import yaml
 
 from arfl.errors import UserError
 from arfl.files import write_json, write_text
-from arfl.reporting import captions, compare, frames, paper
+from arfl.reporting import captions, compare, evidence, frames, paper
 from arfl.reporting.compare import AVERAGE
-from arfl.reporting.frames import BROKEN, Collected
+from arfl.reporting.frames import BROKEN
 from arfl.reporting.targets import Target
 
 NOTHING = "–"
@@ -79,7 +79,8 @@ def write(
 
         readings.write([manifest], paper_dir, out_prefix)
         return
-    save(*laid_out(Collected(manifest).cells, target, paper_dir), out_prefix)
+    cells = evidence.collected(manifest, paper_dir).cells
+    save(*laid_out(cells, target, paper_dir), out_prefix)
 
 
 def laid_out(
