@@ -121,7 +121,14 @@ def bars(cells: pd.DataFrame, numbers: PaperNumbers, target: Target) -> Drawing:
     if len(metrics) > 1:
         parts.append("Hollow, below: target class left out.")
     parts.append(_paper_sentence(cells, numbers, "Upright bars"))
-    alt = f"Points for {captions.listed(list(dict.fromkeys(cells.label)))} in {len(keys)} rows."
+    seen = [
+        f"{captions.scenario(panel, here.x_name.iloc[0], here.x.iloc[0])}, "
+        f"{captions.COLUMN_METRICS[metric].lower()}: {_told(here, metric)}"
+        for (panel, _), here in cells.groupby(["panel", cells.x.map(x_text)], sort=False)
+        for metric in metrics
+        if here[metric].notna().any()
+    ]
+    alt = f"Points, a row per rule. {'; '.join(part.removeprefix(', ') for part in seen)}."
     words = " ".join(filter(None, parts))
     return Drawing(figure, target.title, words, captions.caption(planned), alt)
 
@@ -189,8 +196,14 @@ def by_round(collected: Collected, target: Target, metrics: tuple[str, ...]) -> 
         )
     if len(metrics) == 1:
         caption = f"{captions.METRICS[metrics[0]]}. {caption}"
-    labels = list(dict.fromkeys(cells.label))
-    alt = f"One line per round for {captions.listed(labels)}, in {len(panels)} panels."
+    seen = []
+    for metric in dict.fromkeys(metric for metric, _ in panels):
+        last = next(group for of, group in reversed(panels) if of == metric)
+        where = captions.scenario(last.panel.iloc[0], last.x_name.iloc[0], last.x.iloc[0])
+        name = captions.METRICS[metric].split(",")[0].lower()
+        seen.append(f"{where}, {name}: {_told(last, metric)}".removeprefix(", "))
+    n_panels = captions.counted(len(panels), "panel")
+    alt = f"Lines over the rounds in {n_panels}. After the last round, {'; '.join(seen)}."
     return Drawing(figure, title, caption, captions.caption(collected.cells), alt)
 
 
@@ -309,7 +322,11 @@ def readings(cells: pd.DataFrame, numbers: PaperNumbers, target: Target) -> Draw
     )
     source = of_text.sources(cells)
     n_readings = seeds.groupby(["run", "reading"]).ngroups
-    alt = f"Accuracies under {captions.counted(n_readings, 'reading')} in {len(panels)} panels."
+    ranges = [
+        f"{label} {100 * here['last'].min():.0f} to {100 * here['last'].max():.0f} %"
+        for label, here, _ in panels
+    ]
+    alt = f"Accuracies under {captions.counted(n_readings, 'reading')}: {', '.join(ranges)}."
     return Drawing(figure, target.title, words, source, alt)
 
 
@@ -332,7 +349,7 @@ def weights(collected: Collected, target: Target) -> Drawing | None:
         len(scenarios) * len(rules), len(rules), panel_width=max(4.0, 7 / len(rules)),
         panel_height=2.1,
     )  # fmt: skip
-    image = None
+    image, seen = None, []
     for row, here in enumerate(scenarios):
         for axis, rule in zip(axes[row * len(rules) :], rules, strict=False):
             of_rule = here[here.aggregator == rule]
@@ -342,6 +359,10 @@ def weights(collected: Collected, target: Target) -> Drawing | None:
                 cell = of_rule.iloc[0]
                 rows = collected.weights[collected.weights.cell_id == cell.cell_id]
                 image = _heat_map(axis, cell, rows)
+                share = rows.weight / rows.groupby("round").weight.transform("mean")
+                of_attackers = share[rows.attacker.astype(bool)].mean()
+                attack = captions.panel_title(cell.attack)
+                seen.append(f"{cell.label}, {attack}: attackers {of_attackers:.2g} of a share")
     bar = figure.colorbar(image, ax=axes, location="right", shrink=0.5, aspect=30, extend="max")
     bar.set_label("weight as a multiple of an equal share")
     caption = (
@@ -350,7 +371,7 @@ def weights(collected: Collected, target: Target) -> Drawing | None:
         "orange bar; the strongest attack of each kind, one seed; rules that weigh all clients "
         "alike are left out."
     )
-    alt = f"Heat maps of clients by rounds in {len(scenarios)} attacks, attackers at the bottom."
+    alt = f"Heat maps of clients by rounds, attackers at the bottom. {'; '.join(seen)}."
     return Drawing(figure, target.title, caption, captions.caption(collected.cells), alt)
 
 
@@ -618,6 +639,12 @@ def _curves(cells: pd.DataFrame, numbers: PaperNumbers) -> dict[tuple[str, str],
             curve = curve.loc[known.min() - 1e-9 : known.max() + 1e-9]
         curves[panel, rule] = curve.rename_axis("x").reset_index()
     return curves
+
+
+def _told(cells: pd.DataFrame, metric: str) -> str:
+    """The mean of each rule, as words for those who cannot see it."""
+    means = 100 * cells.groupby("label", sort=False)[metric].mean().dropna()
+    return ", ".join(f"{label} {mean:.0f} %" for label, mean in means.items())
 
 
 def _thinned(cells: pd.DataFrame) -> tuple[pd.DataFrame, int]:

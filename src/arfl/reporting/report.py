@@ -208,10 +208,14 @@ def matrix(runs: Sequence[Mapping], of_first: bool) -> list[dict]:
             {"claim": claim, "papers": mark, "cells": cells, "measured": bool(measured),
              "sides": told["sides"] if told else "", "run": told["run"] if told else ""}
         )  # fmt: skip
-    rows.sort(
-        key=lambda row: not any(c["verdict"] for c in row["cells"][: 1 if of_first else None])
-    )
-    return rows
+    # Those on trained models: the theorem has a verdict anywhere.
+    told_first = [
+        row["claim"]["target"] != "theory"
+        and any(cell["verdict"] for cell in row["cells"][: 1 if of_first else None])
+        for row in rows
+    ]
+    order = sorted(range(len(rows)), key=lambda place: not told_first[place])
+    return [rows[place] for place in order]
 
 
 def _matrix_cell(finding: Mapping | None) -> dict:
