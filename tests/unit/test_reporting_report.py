@@ -202,7 +202,7 @@ def finding(verdict, under, measured):
     return {
         "id": "x", "papers_own": "holds", "papers_numbers": "", "at_hand": "holds", "reason": "",
         "verdict": verdict, "under": under, "measured": measured, "claimed": "more",
-        "subject": "ours", "target": "t",
+        "subject": "ours", "target": "t", "says_best": False,
     }  # fmt: skip
 
 

@@ -182,7 +182,8 @@ def _best(found: Sequence[Mapping]) -> str:
 def matrix(runs: Sequence[Mapping], of_first: bool) -> list[dict]:
     """A row per claim: its words, the paper's own numbers, and each run's mark; verdicts first.
 
-    A mark is framed for a verdict; the words beside it say what was measured and what is claimed.
+    A mark is framed for a verdict; the words beside it say what was measured and what is claimed. A
+    row is clear if a run or the paper's own numbers decide it, or if it is about the best rule.
 
     Args:
         runs: ledgers, see `arfl.reporting.claims.export`.
@@ -206,7 +207,9 @@ def matrix(runs: Sequence[Mapping], of_first: bool) -> list[dict]:
         told = max(measured, key=lambda cell: cell["verdict"] != "", default=None)
         rows.append(
             {"claim": claim, "papers": mark, "cells": cells, "measured": bool(measured),
-             "sides": told["sides"] if told else "", "run": told["run"] if told else ""}
+             "sides": told["sides"] if told else "", "run": told["run"] if told else "",
+             "clear": claim["says_best"] or own == FAILS
+             or any(cell["mark"] in (_MARKS[HOLDS], _MARKS[FAILS]) for cell in cells)}
         )  # fmt: skip
     # Those on trained models: the theorem has a verdict anywhere.
     told_first = [

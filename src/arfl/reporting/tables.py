@@ -267,10 +267,7 @@ def _block(heading: str, entries: pd.DataFrame, stand_ins: bool) -> Block:
 
 
 def _rows(label: str, entries: Sequence, stand_ins: bool) -> list[Row]:
-    # Where a rule has no record at all the table need not say "0/3 seeds" in each column.
-    started = any(e and (e.n_done or e.n_diverged) for e in entries)
-    measured = [_measured(e) if started else NOTHING for e in entries]
-    rows = [Row(label, "measured", measured)]
+    rows = [Row(label, "measured", [_measured(e) for e in entries])]
     if any(e and e.late_rounds > 1 for e in entries):
         window = max(e.late_rounds for e in entries if e and e.late_rounds > 1)
         late = [percent(e and e.late) for e in entries]
@@ -291,7 +288,8 @@ def _measured(entry) -> str:
     text = percent(entry.measured)
     if pd.notna(entry.std):
         text += f" ± {percent(entry.std)}"
-    if entry.n_done < entry.n_planned:
+    # A dash says that there is none.
+    if 0 < entry.n_done < entry.n_planned:
         text += f" ({entry.n_done}/{entry.n_planned} seeds)"
     return text
 
