@@ -332,26 +332,28 @@ def median_again(collected: Collected) -> pd.DataFrame:
 
 
 def _median_again(every: Iterable[Collected]) -> list[str]:
-    parts = []
+    # Whether the rates are equal, and the intercept -> in how many cells.
+    told: dict[tuple[bool, str], list[str]] = {}
     for one in every:
+        data = _data(one.cells[one.cells.aggregator == "repeated_median"])
         for row in median_again(one).itertuples():
             seeds = captions.counted(int(row.n_seeds), "seed")
             variant = "the released" if row.variant == "released" else "Equation 2's"
-            data = _data(one.cells[one.cells.aggregator == "repeated_median"])
-            where = f"protocol {one.cells.protocol.iloc[0]}, {data}, {seeds}"
-            if row.n_same == row.n_pairs:
-                parts.append(
-                    f"with {variant} intercept it is the Median: in {row.n_same} of "
-                    f"{row.n_pairs} like cells every rate of every round is equal to the last "
-                    f"digit ({where})"
-                )
-            else:
-                parts.append(
-                    f"with {variant} intercept {row.n_same} of {row.n_pairs} like cells are equal, "
-                    f"and rounds differ by up to {percent(row.most, 1)} points ({where})"
-                )
-    told = "; ".join(parts) if parts else "open, no like cells of both have a record"
-    return [f"- **Repeated Median**: {told}."]
+            same = row.n_same == row.n_pairs
+            apart = "" if same else f", rounds up to {percent(row.most, 1)} points apart"
+            told.setdefault((same, variant), []).append(
+                f"in {row.n_same} of {row.n_pairs} like cells (protocol "
+                f"{one.cells.protocol.iloc[0]}, {data}, {seeds}{apart})"
+            )
+    parts = [
+        f"with {variant} intercept it is the Median, to the last digit of every rate in every "
+        f"round: {captions.listed(where)}"
+        if same
+        else f"with {variant} intercept it is not: they are equal {captions.listed(where)}"
+        for (same, variant), where in sorted(told.items(), reverse=True)
+    ]
+    text = "; ".join(parts) if parts else "open, no like cells of both have a record"
+    return [f"- **Repeated Median**: {text}."]
 
 
 def _data(cells: pd.DataFrame) -> str:

@@ -541,10 +541,11 @@ def _by_rule(far: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
     if whole.empty:
         return []
     nearest = whole.loc[whole.groupby("aggregator", sort=False).rms.idxmin()]
-    parts = [
-        f"{labels[row.aggregator]} {distance(row)} ({row.words}, {MEASURES[row.measure]})"
-        for row in nearest.itertuples()
-    ]
+    of_reading: dict[str, list[str]] = {}
+    for row in nearest.itertuples():
+        reading = f"{row.words} ({MEASURES[row.measure]})"
+        of_reading.setdefault(reading, []).append(f"{labels[row.aggregator]} {distance(row)}")
+    parts = [f"{reading}: {captions.listed(rules)}" for reading, rules in of_reading.items()]
     return [f"Nearest for each rule, among the readings with all its cells: {'; '.join(parts)}."]
 
 
