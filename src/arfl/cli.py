@@ -50,11 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped; run the same command again to go on", file=sys.stderr)
         return 130
     except Exception as error:
+        # Anyone's rule may raise anything; whatever comes from no such file keeps its traceback.
         place = registry.fault(error)
         if place is None:
             raise
         logging.exception("The traceback, for the author of that file:")
-        print(f"error: {place}: {type(error).__name__}: {error}", file=sys.stderr)
+        told = " ".join(str(error).split())
+        print(f"error: {place}: {type(error).__name__}: {told}", file=sys.stderr)
         return 2
     return 0
 

@@ -11,7 +11,6 @@ opened:
 
 import hashlib
 import importlib
-import inspect
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -181,8 +180,8 @@ def prepare(
     """
     registry.check_options("datasets", name, options)
     function = registry.get("datasets", name)
-    known = inspect.signature(function).parameters
-    changed = {key: value for key, value in options.items() if value != known[key].default}
+    defaults = registry.options(function)
+    changed = {key: value for key, value in options.items() if value != defaults[key]}
     write(name, function(Path(raw_dir), **options), Path(out_dir), changed)
     return load(out_dir)
 

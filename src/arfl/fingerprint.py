@@ -142,7 +142,7 @@ def _parse(module: str) -> tuple[str, tuple[str, ...]]:
     return repr(_contents(tree)), follow
 
 
-def check(module: str) -> None:
+def check_syntax(module: str) -> None:
     """Refuse a module that is no Python.
 
     Raises:

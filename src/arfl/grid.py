@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from arfl import libraries, registry
 from arfl.errors import UserError
-from arfl.fingerprint import check, of_cell
+from arfl.fingerprint import check_syntax, of_cell
 
 NO_ATTACK = "none"
 LARGEST_SEED = 2**32 - 1
@@ -660,7 +660,7 @@ def _check_file(name: str, folder: str, where: str) -> None:
             f"config: {where} is {name!r}, but src/arfl/{folder} has {', '.join(known)}; correct "
             "the name or add the file"
         )
-    check(f"arfl.{folder}.{name}")
+    check_syntax(f"arfl.{folder}.{name}")
 
 
 def _same(one: Value, other: Value) -> bool:

@@ -468,7 +468,7 @@ def test_a_file_that_is_no_python_is_told_before_anything_is_planned(monkeypatch
     def broken(module):
         raise UserError(f"{module}, line 3: invalid syntax; correct the file")
 
-    monkeypatch.setattr(grid, "check", broken)
+    monkeypatch.setattr(grid, "check_syntax", broken)
     with pytest.raises(UserError, match=r"arfl\.aggregators\.fedavg, line 3: invalid syntax"):
         small({"a": [FLIPS]})
 

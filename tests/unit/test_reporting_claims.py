@@ -556,3 +556,27 @@ def test_false_verdicts_are_rare():
                 break
     # 0.1 at most: on the border itself either verdict counts as wrong here.
     assert wrong / 400 <= 0.1 + 3 * (0.1 * 0.9 / 400) ** 0.5
+
+
+# What docs/reporting.md says that three seeds cannot tell, and that looking again costs.
+
+
+def judged(values, strict):
+    margin = margins.Margin("x", values, np.zeros(len(values)), "")
+    return margins.judge([margin], strict, 44).state
+
+
+def test_three_equal_seeds_of_a_rate_with_two_modes_appear_in_a_third_of_draws():
+    rng = np.random.default_rng(0)
+    rates = rng.choice([0.0, 1.0], (2000, 3), p=[0.7, 0.3]) + rng.normal(0, 0.002, (2000, 3))
+    holds = [judged(0.2 - seeds, strict=False) == margins.HOLDS for seeds in rates]
+    assert np.mean(holds) == pytest.approx(0.7**3, abs=0.035)
+
+
+def test_looking_after_every_seed_is_wrong_more_often_than_looking_once():
+    rng = np.random.default_rng(0)
+    draws = rng.normal(0, 1, (2000, 30))
+    looks = range(3, 31)
+    each = np.array([[judged(d[:n], True) == margins.FAILS for n in looks] for d in draws])
+    assert each[:, -1].mean() < 0.0035
+    assert each.any(axis=1).mean() == pytest.approx(0.008, abs=0.004)

@@ -700,7 +700,7 @@ def statement(finding: Mapping) -> str:
 
 _NAMES = {
     "mnist": "MNIST", "cifar10": "CIFAR-10", "amazon": "Amazon", "loan": "LOAN", "iid": "IID",
-    "fedavg": "FedAvg", "foolsgold": "FoolsGold", "lambda": "λ", "delta": "δ",
+    "lambda": "λ", "delta": "δ",
     "percent": "%", "success": "attack success",
 }  # fmt: skip
 _SCENARIOS = {
@@ -716,7 +716,7 @@ def name(claim_id: str) -> str:
     'MNIST, label flip: FoolsGold 6 %'
     """
     words = claim_id.split("-")
-    said = [_NAMES.get(word, word) for word in words]
+    said = [_NAMES.get(word, captions.rule_name(word)) for word in words]
     at = next((i for i, word in enumerate(words[:-1]) if word in _SCENARIOS), None)
     if at is not None and at < 2:
         said[: at + 1] = [", ".join([*said[:at], _SCENARIOS[words[at]]]) + ":"]

@@ -149,7 +149,7 @@ def _cell_row(plan: Mapping, target: str, row: Mapping, content: Any) -> dict:
         "cell_id": cell["id"],
         "changes": cell["changes"],
         "label": labels.get(cell["aggregator"], {}).get("label", cell["aggregator"]),
-        "settings": _settings(plan, row),
+        "settings": settings_of(plan, row),
     }
     if content is None:
         return planned | {"state": MISSING, "reason": "no record yet"}
@@ -180,8 +180,8 @@ def _cell_row(plan: Mapping, target: str, row: Mapping, content: Any) -> dict:
     return planned | known | {"state": DONE} | _rates(content["rounds"])
 
 
-def _settings(plan: Mapping, row: Mapping) -> dict:
-    """The settings of a cell, with the options of the data that it is trained on."""
+def settings_of(plan: Mapping, row: Mapping) -> dict:
+    """The settings of a plan's row, with the options of the data that it is trained on."""
     settings = plan["settings"][row["settings"]]
     # Records do not have them: other options make other data, with a checksum of their own.
     return settings | {"dataset": plan.get("datasets", {}).get(settings["task"].get("data"), {})}

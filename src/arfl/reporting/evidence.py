@@ -19,7 +19,7 @@ import pandas as pd
 from arfl.errors import UserError
 from arfl.files import read_json
 from arfl.reporting import captions
-from arfl.reporting.collect import differences
+from arfl.reporting.collect import differences, settings_of
 from arfl.reporting.frames import DONE, Collected, x_text
 
 MINIMUM_SEEDS = 3
@@ -78,12 +78,10 @@ def describe(plans: Mapping[str, Mapping], targets: list[str], rules: list[str])
                 row = {key: point[key] for key in ("panel", "x_name", "x", "dataset")}
                 for key in ("task", "attack", "n_attackers", "aggregator"):
                     row[key] = point["cell"][key]
-                given = plan["settings"][point["settings"]]
-                given = given | {"dataset": plan["datasets"].get(given["task"]["data"], {})}
+                given = settings_of(plan, point)
                 for part in PARTS:
-                    value = given[part]
-                    key = row[f"{part}_settings"] = _key(value)
-                    settings[key] = value
+                    key = row[f"{part}_settings"] = _key(given[part])
+                    settings[key] = given[part]
                 rows[json.dumps(row)] = row
             points[protocol][target] = list(rows.values())
     silent = {a["key"]: a.get("tasks", "").split() for a in plans["paper"]["assumptions"]}
@@ -193,7 +191,8 @@ def weigh(
     scale, protocol = cells.scale.iloc[0], cells.protocol.iloc[0]
     reading, obstacles = ("" if protocol == "paper" else f"protocol {protocol}"), []
     kinds = sorted(set(captions.trained(cells).data_kind) - {"complete"})
-    if scale not in ("paper", CHANGED):
+    # What else is set at the paper's scale is told setting by setting.
+    if other_scale := scale not in ("paper", CHANGED):
         obstacles.append(f"scale is {scale}, not paper")
     else:
         points = paper.of(protocol, cells.target.iloc[0])
@@ -206,7 +205,7 @@ def weigh(
             obstacles += lacking + others
     if kinds:
         obstacles.append(f"data: {', '.join(kinds)}")
-    toys = (scale not in ("paper", CHANGED)) + bool(kinds)
+    toys = other_scale + bool(kinds)
     obstacles += _incomplete(cells) + list(
         _mixtures(captions.trained(cells), captions.trained(of_run))
     )
@@ -256,7 +255,7 @@ def _deviations(
     others = merged[merged.n_attackers != merged.n_attackers_wanted]
     for row in others.drop_duplicates(["n_attackers", "n_attackers_wanted"]).itertuples():
         number = captions.counted(int(row.n_attackers), "attacker")
-        obstacles.append(f"{number}, not {row.n_attackers_wanted} as in the paper")
+        obstacles.append(f"{number}, not {row.n_attackers_wanted:.0f} as in the paper")
     for key, values in found.items():
         text = " and ".join(values)
         planned = json.dumps(next(iter(values.values())))

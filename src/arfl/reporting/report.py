@@ -211,14 +211,13 @@ def matrix(runs: Sequence[Mapping], of_first: bool) -> list[dict]:
              "clear": claim["says_best"] or own == FAILS
              or any(cell["mark"] in (_MARKS[HOLDS], _MARKS[FAILS]) for cell in cells)}
         )  # fmt: skip
-    # Those on trained models: the theorem has a verdict anywhere.
-    told_first = [
-        row["claim"]["target"] != "theory"
-        and any(cell["verdict"] for cell in row["cells"][: 1 if of_first else None])
-        for row in rows
-    ]
-    order = sorted(range(len(rows)), key=lambda place: not told_first[place])
-    return [rows[place] for place in order]
+
+    def leads(row: Mapping) -> bool:
+        # The theorem has a verdict anywhere, and says nothing of a trained model.
+        told = row["cells"][:1] if of_first else row["cells"]
+        return row["claim"]["target"] != "theory" and any(cell["verdict"] for cell in told)
+
+    return sorted(rows, key=leads, reverse=True)
 
 
 def _matrix_cell(finding: Mapping | None) -> dict:
