@@ -74,7 +74,7 @@ def test_accuracy_and_weight_are_those_of_the_records(written):
         )
     weight = f"{100 * statistics.mean(weights):.1f}"
     lines = written.read_text(encoding="utf-8").splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("### dirichlet"))
+    start = next(i for i, line in enumerate(lines) if line.startswith("### Dirichlet"))
     rows = [line.split(" | ") for line in lines[start:] if line.startswith("|")]
     measured = next(row for row in rows if row[0] == "| Ours")
     assert measured[3] == told

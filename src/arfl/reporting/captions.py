@@ -38,6 +38,7 @@ _PANELS = {
     "cifar10": "CIFAR-10",
     "amazon": "Amazon",
     "loan": "LOAN",
+    "dirichlet": "Dirichlet",
     "iid": "IID",
     "delta": "δ (λ at its default)",
     "lam": "λ (δ at its default)",
