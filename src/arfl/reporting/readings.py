@@ -589,9 +589,7 @@ def _explained(shown: pd.DataFrame) -> list[str]:
         left = here[here.answer == OPEN]
         if len(left):
             likely = int(left.why.str.contains("looks like yes").sum())
-            told.append(
-                f"open for {captions.counted(len(left), 'reading')}, {likely} of them likely"
-            )
+            told.append(f"open for {captions.counted(len(left), 'reading')} ({likely} likely)")
         printed = f"{percent(here.printed.iloc[0], 1)} printed"
         sentences.append(f"{name} ({printed}): {'; '.join(told)}.")
     return sentences
