@@ -188,6 +188,11 @@ def test_the_first_screen_says_what_was_found(page):
     assert "claimed" in start
 
 
+def test_no_line_ends_between_a_number_and_its_percent_sign(page):
+    assert any("\u00a0%" in word for word in page.words)
+    assert [word for word in page.words if " %" in word] == []
+
+
 def test_claims_that_no_record_measures_are_folded(page):
     shown, _, folded = page.text.partition(" claims that no record of this run measures ")
     n_folded = int(shown.split()[-1])

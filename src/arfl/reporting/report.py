@@ -313,10 +313,16 @@ def _run_name(run: Mapping) -> str:
     return run["run"] or "nothing collected"
 
 
+def _unbroken(value: object) -> object:
+    # No line ends between a number and its percent sign. Markup is written as it should be.
+    return value.replace(" %", "\u00a0%") if type(value) is str else value
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=_unbroken,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
