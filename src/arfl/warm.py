@@ -244,7 +244,7 @@ def _preload() -> None:
     # What fails here fails again where it is needed, with the message that belongs to it.
     for modules in (
         ["numpy"],  # whose BLAS starts threads at once unless it is told not to, as Snakemake does
-        ["arfl.cli", "arfl.record", "arfl.progress", "jsonschema"],
+        ["arfl.cli", "arfl.record", "arfl.progress", "fastjsonschema"],
         ["arfl.cell", "arfl.federation", "arfl.checkpoint", "arfl.numerics", *training],
         ["torch.nested._internal.nested_tensor"],  # imported by the first step backward
         kernels,

@@ -118,15 +118,15 @@ def test_numbers_that_are_not_finite_are_refused_and_nothing_is_left(tmp_path, n
     ("change", "reason"),
     [
         (lambda r: r.update(format=1), "format 1 instead of 2"),
-        (lambda r: r.pop("seconds"), "'seconds' is a required property"),
-        (lambda r: r.update(more=1), r"Additional properties .*'more'"),
+        (lambda r: r.pop("seconds"), "the record lacks seconds$"),
+        (lambda r: r.update(more=1), r"the record must not contain \{'more'\} properties$"),
         (lambda r: r["rounds"].pop(), "its rounds are not 1 to 2"),
         (lambda r: r["rounds"].reverse(), "its rounds are not 1 to 2"),
         (lambda r: r.update(diverged={"round": 2, "cause": "c"}), "its rounds are not 1 to 1"),
         (lambda r: r["rounds"][1].update(weights=[1.0]), "round 2 has not one weight"),
         (lambda r: r["clients"].update(n=3), "not one row of class counts"),
         (lambda r: r["clients"].update(attackers=[1]), "its attackers are not as many"),
-        (lambda r: r["rounds"][0].update(accuracy=1.01), r"rounds\.0\.accuracy: 1\.01"),
+        (lambda r: r["rounds"][0].update(accuracy=1.01), r"rounds\[0\]\.accuracy .* 1, not 1\.01$"),
     ],
 )
 def test_what_is_no_record_is_refused_with_a_reason(change, reason):

@@ -1,5 +1,6 @@
 """The findings: regenerated from the committed records, and recomputed where they say something."""
 
+import functools
 import json
 import lzma
 import re
@@ -9,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from arfl import batches
 from arfl.cli import main
 from arfl.errors import UserError
 from arfl.reporting import collect, findings
@@ -50,6 +50,7 @@ def test_the_findings_fit_on_two_screens_and_link_to_what_is_there(written):
     assert " nan" not in text
 
 
+@functools.cache
 def committed(run):
     """Every record of a run, read by the standard library alone."""
     found = {}
@@ -92,7 +93,8 @@ def test_a_floor_is_the_mean_over_the_seeds_of_the_rule_with_the_least_success(t
         by_rule.setdefault(content["cell"]["aggregator"], []).append(rates)
     least = min(by_rule.values(), key=lambda rates: statistics.fmean(r[1] for r in rates))
     manifest = tmp_path / "collected.json"
-    collect.collect(RUNS[1] / "plan.json", "loan", manifest, batches.read(RUNS[1]))
+    packed = {r["cell"]["id"]: json.dumps(r) for r in records}
+    collect.collect(RUNS[1] / "plan.json", "loan", manifest, packed)
     found = findings.floors(Collected(manifest).cells)
     row = found[found.attack == "backdoor_naive"].iloc[0]
     assert row.n_seeds == len(least) == 3

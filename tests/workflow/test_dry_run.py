@@ -295,7 +295,7 @@ def test_an_environment_has_what_its_jobs_import(project, name):
     drawing = {source / "reporting" / f"{part}.py" for part in ("partition_picture", "style")}
     modules = [*light, *reporting] if name == "report" else training | drawing
     packages = {"yaml": "pyyaml", "matplotlib": "matplotlib-base", "sklearn": "scikit-learn"}
-    packages |= {"torch": "pytorch"}
+    packages |= {"torch": "pytorch", "fastjsonschema": "python-fastjsonschema"}
     environment = yaml.safe_load((project.folder / f"envs/{name}.yaml").read_text())
     listed = {str(line).split()[0] for line in environment["dependencies"]}
     needed = {packages.get(module, module) for module in imported(modules)}
