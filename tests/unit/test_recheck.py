@@ -130,7 +130,7 @@ def test_forged_records_with_a_digest_that_fits_are_named_and_moved(forge, fault
         (forged_time, "seconds.training"),
         (forged_kind, "other data"),
         (twice_the_same_round, "its rounds are not 1 to 12"),
-        (lambda content: content["rounds"][0].update(accuracy=7), "rounds.0.accuracy"),
+        (lambda content: content["rounds"][0].update(accuracy=7), "rounds[0].accuracy"),
         (lambda content: content["clients"].update(class_counts=[]), "class counts"),
     ],
 )
