@@ -160,11 +160,11 @@ def make(
 
 
 @functools.cache
-def _schema_error() -> Callable[[Any], str | None]:
+def _schema_check() -> Callable[[Any], str | None]:
     """What tells the first thing that the schema does not allow, and where; None for a record."""
     # Imported here: the command line's other verbs do without. So does a machine that only trains;
-    # whoever reads its records has it. Compiled, since a report reads up to thousands of records
-    # and jsonschema takes longer for each than all the rest of reading it.
+    # whoever reads its records has it. Compiled, since a report reads up to thousands of records,
+    # and interpreting the schema would take longer than all the rest (benchmarks/records.py).
     try:
         import fastjsonschema
     except ImportError:
@@ -205,7 +205,7 @@ def check(content: Any, where: str | os.PathLike) -> dict:
 
     if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
         raise broken(f"format {content['format']!r} instead of {FORMAT}")
-    if (reason := _schema_error()(content)) is not None:
+    if (reason := _schema_check()(content)) is not None:
         raise broken(reason)
     try:
         actual = digest(content)
@@ -219,7 +219,7 @@ def check(content: Any, where: str | os.PathLike) -> dict:
     if [entry["round"] for entry in rounds] != list(range(1, expected + 1)) or expected > planned:
         raise broken(f"its rounds are not 1 to {expected}")
     for entry in rounds:
-        # Not by the schema: of a hundred thousand numbers a validator makes seconds.
+        # Not by the schema: it takes 1.0 for an integer, and longer for so many numbers.
         if not all(type(k) is int and k >= 0 for k in entry["clients"] + entry["excluded"]):
             raise broken(f"round {entry['round']} names a client that is no number")
         if not all(type(w) in (int, float) for w in entry["weights"] or ()):

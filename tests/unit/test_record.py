@@ -1,12 +1,16 @@
 """A cell's record: complete, finite, and written whole or not at all."""
 
 import copy
+import functools
 import importlib.metadata
 import json
 import math
+import operator
 import platform
 import sys
+from pathlib import Path
 
+import jsonschema
 import pytest
 
 from arfl import record, seeds
@@ -50,6 +54,7 @@ META = {
     "arrays": {},
     "sources": [],
 }
+LEFT_OUT, MORE = object(), object()
 BACKENDS = {"training": "PyTorch", "aggregation": "numba"}
 ORIGIN = record.provenance("cpu", None, 1, "0123456789ab", BACKENDS, 0)
 
@@ -132,6 +137,38 @@ def test_numbers_that_are_not_finite_are_refused_and_nothing_is_left(tmp_path, n
 def test_what_is_no_record_is_refused_with_a_reason(change, reason):
     with pytest.raises(record.BrokenRecordError, match=f"here: .*{reason}"):
         record.check(changed(change), "here")
+
+
+def places(value, path=()):
+    """Every place of nested JSON, as the keys that lead there."""
+    yield path
+    inner = ()
+    if isinstance(value, dict | list):
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, one in inner:
+        yield from places(one, (*path, key))
+
+
+def test_the_compiled_schema_refuses_what_jsonschema_refuses():
+    schema = json.loads(Path(record.__file__).with_name("record.schema.json").read_text())
+    reference = jsonschema.Draft202012Validator(schema)
+    check = record._schema_check()
+    assert check(made()) is None
+    n_refused = 0
+    for place in list(places(made()))[1:]:
+        for value in (None, True, -1, 0, 1.0, 1.5, "", "ab" * 32, [], [1, 1], {}, LEFT_OUT, MORE):
+            content = copy.deepcopy(made())
+            around = functools.reduce(operator.getitem, place[:-1], content)
+            if value is LEFT_OUT:
+                del around[place[-1]]
+            elif value is not MORE:
+                around[place[-1]] = value
+            elif isinstance(around[place[-1]], dict):
+                around[place[-1]]["more"] = 1
+            reason = check(content)
+            assert (reason is None) == reference.is_valid(content), (place, value, reason)
+            n_refused += reason is not None
+    assert n_refused > 500
 
 
 @pytest.mark.parametrize("ended", [1, 2])

@@ -485,7 +485,7 @@ def _answer(feature: Feature, seeds: pd.DataFrame, measure: str) -> dict:
 
 
 def _best(far: pd.DataFrame, n_readings: int) -> str:
-    """Which reading is nearest, over all rules, among those whose cells are all there."""
+    """Which reading is nearest of those with all cells; the best only if told apart from all."""
     whole = far[far.n_missing == 0]
     if whole.empty:
         return (
@@ -506,9 +506,11 @@ def _best(far: pd.DataFrame, n_readings: int) -> str:
         if np.isnan(se) or other.rms - best.rms <= apart * se:
             near.append(f"{other.words} ({MEASURES[other.measure]}, {percent(other.rms, 1)})")
     told = f"; not told apart from it: {_some(near)}" if near else ""
-    if n_whole < n_readings:
+    if n_whole < n_readings or near:
+        all_there = f"all {n_readings} have their cells, but the seeds do not settle it"
+        some = f"{n_whole} of {n_readings} have all their cells"
         return (
-            f"Which reading fits best is open: {n_whole} of {n_readings} have all their cells. "
+            f"Which reading fits best is open: {some if n_whole < n_readings else all_there}. "
             f"The nearest of these, {place}, {sentence}{told}."
         )
     return f"The reading that fits best is {place}: it {sentence}{told}."
